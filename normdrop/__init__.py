@@ -1,0 +1,32 @@
+"""Dropout and batch normalization for NumPy arrays, in kernels compiled by Numba."""
+
+from normdrop import functional
+from normdrop.layers import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    Layer,
+)
+from normdrop.random import MaskStream, seed
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "Layer",
+    "MaskStream",
+    "functional",
+    "seed",
+]

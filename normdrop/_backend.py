@@ -1,0 +1,62 @@
+"""Which backend serves an array: the only device decision.
+
+A backend is a module of launchers with the names and signatures of `normdrop._reference`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+Vector = npt.NDArray[np.float64]
+
+
+class Backend(Protocol):
+    """The launchers, documented in `normdrop._reference`."""
+
+    def keep_mask(self, mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None: ...
+
+    def dropout(self, y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None: ...
+
+    def apply_mask(self, y: Array, x: Array, mask: Mask, scale: float) -> None: ...
+
+    def moments(self, mean: Vector, var: Vector, x: Array) -> None: ...
+
+    def normalize(self, y: Array, x: Array, mean: Vector, scale: Vector, shift: Vector) -> None: ...
+
+    def batch_norm(
+        self, y: Array, x: Array, mean: Vector, var: Vector, gamma: Vector, beta: Vector, eps: float
+    ) -> None: ...
+
+    def parameter_gradients(
+        self, dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector
+    ) -> None: ...
+
+    def batch_norm_backward(
+        self,
+        dx: Array,
+        dgamma: Vector,
+        dbeta: Vector,
+        dy: Array,
+        x: Array,
+        mean: Vector,
+        inv_std: Vector,
+        gamma: Vector,
+    ) -> None: ...
+
+
+_serving: dict[str, Backend] = {}
+
+
+def select(x: Array) -> Backend:  # there is one backend so far
+    """Return the backend for `x`; Numba is imported here, on the first call, and nowhere earlier."""
+    backend = _serving.get("cpu")
+    if backend is None:
+        from normdrop import _cpu
+
+        backend = _serving["cpu"] = cast(Backend, _cpu)
+    return backend

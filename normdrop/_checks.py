@@ -1,0 +1,252 @@
+"""Argument checks. Each error names the argument, what came and what to do."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def kind(value: object) -> str:
+    """Describe a value for an error message: type and a short form of the value."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def integer(value: object, name: str, low: int, high: int | None = None) -> int:
+    """Return `value` as an int in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int; got {kind(value)}")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bounds}; got {value}")
+    return int(value)
+
+
+def real(value: object, name: str, remedy: str) -> float:
+    """Return `value` as a float; bools, strings and NaN are refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, {remedy}; got {kind(value)}")
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a real number, {remedy}; got nan")
+    return number
+
+
+def probability(p: object) -> float:
+    """Return the dropout probability as a float in [0, 1]."""
+    number = p if type(p) is float else real(p, "p", "the probability of dropping an element, from 0 to 1")
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"p must be the probability of dropping an element, from 0 to 1; got {p!r}")
+    return number
+
+
+def eps(value: object) -> float:
+    """Return eps as a positive finite float."""
+    number = real(value, "eps", "positive, for example 1e-5")
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"eps must be positive and finite, for example 1e-5; got {value!r}")
+    return number
+
+
+def momentum(value: object) -> float | None:
+    """Return the weight of the old running value, or None for the cumulative average."""
+    if value is None:
+        return None
+    number = real(value, "momentum", "the weight of the old value, from 0 to 1, or None for the cumulative average")
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(
+            f"momentum must be the weight of the old running value, from 0 to 1, or None for the cumulative average; "
+            f"got {value!r} (PyTorch's momentum m is 1 - m here)"
+        )
+    return number
+
+
+def flag(value: object, name: str) -> bool:
+    """Return a bool; nothing else is taken for one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False; got {kind(value)}")
+    return bool(value)
+
+
+def choice(value: object, name: str, options: Sequence[str]) -> str:
+    """Return one of the named options."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, options))}; got {kind(value)}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+    return value
+
+
+def array(x: object, name: str) -> Array:
+    """Return `x` as a base ndarray after checking that it is a native float32 or float64 array."""
+    if type(x) is np.ndarray and x.dtype in _FLOATS and x.dtype.isnative:
+        return x
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array; got {type(x).__name__}. Convert it with np.asarray({name}).")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.filled(value) instead")
+    dtype = x.dtype
+    if dtype.newbyteorder("=") in _FLOATS:
+        if not dtype.isnative:
+            raise TypeError(
+                f"{name} has dtype {dtype.str!r} in foreign byte order; "
+                f"use {name}.astype({name}.dtype.newbyteorder('='))"
+            )
+        return np.asarray(x)
+    raise TypeError(f"{name} must have dtype float32 or float64; got {dtype}. Use {name}.astype(np.float32).")
+
+
+def same_shape(x: Array, shape: tuple[int, ...], name: str, like: str) -> None:
+    """Check that `x` has the shape of another array, called `like` in the message."""
+    if x.shape != shape:
+        raise ValueError(f"{name} must have the shape of {like}, {shape}; got {x.shape}")
+
+
+def gradient(dy: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return `dy` after checking that it matches the forward pass."""
+    dy = array(dy, "dy")
+    same_shape(dy, shape, "dy", "the forward pass's x")
+    if dy.dtype != dtype:
+        raise TypeError(f"dy must have the dtype of the forward pass's x, {dtype}; got {dy.dtype}. Use dy.astype.")
+    return dy
+
+
+def out(target: object, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
+    """Check that `target` can take a result of the shape and dtype of `x`.
+
+    It may occupy exactly the memory of an input (in place), never a part of it.
+    """
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
+    if target.dtype != x.dtype or not target.dtype.isnative:
+        raise TypeError(f"out must have the dtype of x, {x.dtype}; got {target.dtype.str!r}")
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError("out is a masked array, whose mask would be ignored; pass out.data")
+    if target.shape != x.shape:
+        raise ValueError(f"out must have the shape of x, {x.shape}; got {target.shape}")
+    if not target.flags.writeable:
+        raise ValueError("out is read-only; pass a writable array, or none to have one allocated")
+    if _overlaps_itself(target):
+        raise ValueError(
+            f"out has elements that share memory (strides {target.strides}); pass an array with its own memory"
+        )
+    for name, values in inputs:
+        if np.may_share_memory(target, values) and not _same_elements(target, values) and _overlap(target, values):
+            raise ValueError(f"out overlaps {name} in memory without being {name} itself; pass {name} or another array")
+    return target if type(target) is np.ndarray else np.asarray(target)
+
+
+def _same_elements(a: Array, b: Array) -> bool:
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.strides == b.strides
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+    )
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    try:
+        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]  # the stub is too narrow
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(x: Array) -> bool:
+    """Whether two elements of `x` may share memory; never False when they do."""
+    if x.flags.c_contiguous or x.size <= 1:
+        return False
+    reach = x.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
+
+
+def mask(values: object, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Return a caller's mask after checking dtype and shape."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.bool_ or isinstance(values, np.ma.MaskedArray):
+        what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+        raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")
+    if values.shape != shape:
+        raise ValueError(f"mask must have shape {shape}: the shape of x with 1 on the shared axes; got {values.shape}")
+    return values
+
+
+def axis(value: object, name: str, ndim: int) -> int:
+    """Return `value` as an axis from 0 to ndim - 1."""
+    index = integer(value, name, -(2**31))
+    if not -ndim <= index < ndim:
+        raise ValueError(f"{name} must be an axis of x, from {-ndim} to {ndim - 1}; got {index} for {ndim} axes")
+    return index % ndim
+
+
+def axes(value: object) -> tuple[int, ...]:
+    """Return `shared_axes` as a tuple of ints; its range is checked when x is known."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)):
+        return (int(value),)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"shared_axes must be an int or a tuple of ints; got {kind(value)}")
+    return tuple(integer(item, "shared_axes", -(2**31)) for item in value)
+
+
+def rank(x: Array, ranks: tuple[int, ...], name: str, hint: str) -> None:
+    """Check the number of axes of a layer's input."""
+    if x.ndim not in ranks:
+        wanted = " or ".join(map(str, ranks))
+        raise ValueError(f"x must have {wanted} axes for {name}; got {x.ndim} (shape {x.shape}). {hint}")
+
+
+def channels(values: object, name: str, n_channels: int) -> Array:
+    """Return a per-channel vector of a native float dtype."""
+    vector = array(values, name)
+    if vector.shape != (n_channels,):
+        raise ValueError(f"{name} must have shape ({n_channels},), one value per channel of x; got {vector.shape}")
+    return vector
+
+
+def state_keys(state: object, names: Sequence[str]) -> None:
+    """Check that a state dict has exactly the named entries."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping as state_dict() returns it; got {kind(state)}")
+    missing = [name for name in names if name not in state]
+    extra = [str(name) for name in state if name not in names]
+    if missing or extra:
+        raise ValueError(
+            f"state must have exactly the entries {list(names)}; missing: {missing or 'none'}, extra: {extra or 'none'}"
+        )
+
+
+def state_array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], kinds: str) -> Array:
+    """Return one entry of a state dict as an array of this shape and one of these dtype kinds."""
+    try:
+        values = np.asarray(state[name])
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"state[{name!r}] must be an array; got {kind(state[name])}") from error
+    if values.dtype.kind not in kinds:
+        wanted = "integer" if "i" in kinds else "floating"
+        raise TypeError(f"state[{name!r}] must have {wanted} dtype; got {values.dtype}")
+    if values.shape != shape:
+        raise ValueError(f"state[{name!r}] must have shape {shape}; got {values.shape}")
+    return values
+
+
+def float_dtype(value: object) -> np.dtype[Any]:
+    """Return `value` as the dtype float32 or float64."""
+    try:
+        dtype = np.dtype(value)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise TypeError(f"dtype must be float32 or float64; got {kind(value)}") from error
+    if value is None or dtype not in _FLOATS or not dtype.isnative:
+        raise TypeError(f"dtype must be float32 or float64; got {value!r}")
+    return _FLOATS[_FLOATS.index(dtype)]

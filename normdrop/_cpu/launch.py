@@ -1,0 +1,230 @@
+"""How kernels are compiled, cached and started: all Numba options and all safety decisions.
+
+A kernel is one function compiled twice per dtype, serial and parallel, each with one explicit signature and a cached
+name of its own. The name carries a digest of the package's kernel sources, because Numba's cache sees neither compile
+options nor functions in other files: a new version never runs an old version's kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import threading
+import types as python_types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from numba import config, njit, types
+from numba.core.errors import NumbaWarning
+
+PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
+
+# No fastmath anywhere: it would change bits with the vector width and drop NaN tests. The NumPy error model lets
+# divisions vectorize; nogil lets several Python threads run serial kernels at once.
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+_CACHE_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    IndexError,
+    pickle.PickleError,
+)
+
+_lock = threading.RLock()
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked, _lock
+    _forked = True
+    _lock = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call; it is always inlined."""
+    return njit(forceinline=True, **_OPTIONS)(function)
+
+
+class Kernel:
+    """A loop over arrays, compiled on first use for a dtype, serial or parallel.
+
+    Parameters
+    ----------
+    function : callable
+        The loop; its ``prange`` runs on threads in the parallel variant and is a ``range`` in the serial one.
+    arguments : str
+        One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's
+        dtype, ``O`` and ``I`` the same with three axes, ``v`` and ``V`` float64 input and output vectors, ``P``
+        float64 output with two axes, ``m`` and ``M`` flat boolean input and output. Scalars: ``n`` int64, ``f``
+        float64.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: str) -> None:
+        self.function = function
+        self.arguments = arguments
+        self._compiled: dict[tuple[str, bool], Callable[..., None]] = {}
+
+    def __call__(self, dtype: np.dtype[Any], size: int, *arguments: Any) -> None:
+        """Run on `arguments`; on threads if `size` elements are worth it and it is safe."""
+        variant = (dtype.char, size >= PARALLEL_SIZE and parallel_is_safe())
+        compiled = self._compiled.get(variant)
+        if compiled is None:
+            compiled = self.compile(dtype, parallel=variant[1])
+        compiled(*arguments)
+
+    def compile(self, dtype: np.dtype[Any], *, parallel: bool) -> Callable[..., None]:
+        """Return the variant for this dtype, compiled or taken from the cache."""
+        with _lock:
+            variant = (dtype.char, parallel)
+            if variant not in self._compiled:
+                self._compiled[variant] = _compile(self.function, _signature(self.arguments, dtype), dtype, parallel)
+            return self._compiled[variant]
+
+
+def kernel(arguments: str) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a `Kernel` of a function; `arguments` as there."""
+    return lambda function: Kernel(function, arguments)
+
+
+def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
+    element = numba.from_dtype(dtype)
+
+    def array(scalar: Any, ndim: int, *, writable: bool) -> Any:
+        return types.Array(scalar, ndim, "C", readonly=not writable)
+
+    kinds = {
+        "o": array(element, 1, writable=True),
+        "i": array(element, 1, writable=False),
+        "O": array(element, 3, writable=True),
+        "I": array(element, 3, writable=False),
+        "V": array(types.float64, 1, writable=True),
+        "v": array(types.float64, 1, writable=False),
+        "P": array(types.float64, 2, writable=True),
+        "M": array(types.boolean, 1, writable=True),
+        "m": array(types.boolean, 1, writable=False),
+        "n": types.int64,
+        "f": types.float64,
+    }
+    return types.void(*(kinds[letter] for letter in arguments))
+
+
+def _compile(function: Any, signature: Any, dtype: np.dtype[Any], parallel: bool) -> Any:
+    if config.DISABLE_JIT:
+        return function
+    name = f"{function.__name__}_{dtype.name}_{'parallel' if parallel else 'serial'}_{_digest()}"
+    twin = python_types.FunctionType(
+        function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+    )
+    twin.__qualname__ = name
+    twin.__module__ = function.__module__
+
+    def dispatcher() -> Any:
+        return njit(parallel=parallel, **_OPTIONS)(twin)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
+        try:
+            compiled = dispatcher()
+            compiled.enable_caching()
+            compiled.compile(signature)
+        except _CACHE_ERRORS:  # no place for a cache, or a broken, full or read-only one
+            compiled = dispatcher()
+            compiled.compile(signature)
+    compiled.disable_compile()
+    return compiled
+
+
+_digest_value: str | None = None
+
+
+def _digest() -> str:
+    """Digest of everything that decides what a kernel's code does besides its own body."""
+    global _digest_value
+    if _digest_value is None:
+        package = Path(__file__).resolve().parent
+        parts = [numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT)]
+        for source in sorted([*package.glob("*.py"), package.parent / "_philox.py", package.parent / "_formulas.py"]):
+            parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
+        _digest_value = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return _digest_value
+
+
+_layer_safety: tuple[bool, str] | None = None
+
+
+def explain_parallel() -> tuple[bool, str]:
+    """Return whether kernels may run on threads here and now, and why; starts Numba's threading layer if need be."""
+    global _layer_safety
+    if _forked:
+        return False, "this process was forked, and its parent may have used threads that do not survive that"
+    if config.NUMBA_NUM_THREADS == 1:
+        return False, "Numba has one thread"
+    if sys.platform == "darwin" and "torch" in sys.modules:
+        return False, "on macOS, PyTorch's OpenMP library and Numba's may crash together"
+    if _layer_safety is None:
+        with _lock:
+            _layer_safety = _probe_layer()
+    return _layer_safety
+
+
+def _probe_layer() -> tuple[bool, str]:
+    """Ask Numba which layer it starts; predicting it is not reliable."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaWarning)
+        try:
+            numba.get_num_threads()
+            layer = numba.threading_layer()
+        except Exception as error:  # any failure here means: no threads
+            return False, f"Numba's threading layer does not start: {error}"
+    if layer in ("omp", "tbb"):
+        return True, f"the {layer} threading layer may be entered from several Python threads"
+    return False, f"the {layer} threading layer ends the process when two Python threads enter it"
+
+
+def parallel_is_safe() -> bool:
+    """Whether kernels may run on threads in this process now."""
+    return explain_parallel()[0]
+
+
+def threads() -> int:
+    """Number of threads a parallel kernel would use."""
+    return int(numba.get_num_threads()) if parallel_is_safe() else 1
+
+
+def cache_folder() -> str | None:
+    """Return the folder of compiled kernels, or None if there is no place for one."""
+    dispatcher = njit(_after_fork)
+    try:
+        dispatcher.enable_caching()
+    except _CACHE_ERRORS:
+        return None
+    return str(dispatcher.stats.cache_path)
+
+
+def cpu_name() -> str:
+    """Return LLVM's name of the CPU that kernels are compiled for."""
+    return str(config.CPU_NAME or llvm.get_host_cpu_name())
+
+
+def vector_width() -> int:
+    """Return the bits of the widest vector registers that kernels use."""
+    features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+    widths = {"+avx512f": 512, "+avx2": 256, "+avx": 256}
+    return max((width for name, width in widths.items() if name in features.split(",")), default=128)

@@ -1,0 +1,146 @@
+"""The mask law in vectors: the keep decisions of 128 elements from 16 Philox counters at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from normdrop import _philox
+from normdrop._cpu.simd import LANES, compiled_as, keep_vectors_whole
+
+GROUP = 128  # elements whose bits come from one vector of counters: 16 lanes, 4 words, 2 halves
+
+_I1, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 16, 32, 64))
+_PAIRS = ir.VectorType(_I64, LANES // 2)  # 8 words, each in the low half of 64 bits; the high half is arbitrary
+_WORDS = ir.VectorType(_I32, LANES)
+_HALVES = ir.VectorType(_I16, 2 * LANES)
+
+
+def _constant(vector: ir.VectorType, value: int | list[int]) -> ir.Constant:
+    values = value if isinstance(value, list) else [value] * vector.count
+    return ir.Constant(vector, [ir.Constant(vector.element, v) for v in values])
+
+
+def _splat(builder: Any, value: Any, vector: ir.VectorType) -> Any:
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, vector.count), None))
+
+
+class _Philox:
+    """Code of Philox4x32-10 for the 16 counters of a group.
+
+    Eight words lie in eight 64-bit lanes, so that a product of two words fits its lane (one vpmuludq); even and odd
+    lanes are two such vectors. The words' high halves are left to chance and masked away before each product.
+    """
+
+    def __init__(self, builder: Any, group: Any, call: Any, keys: list[Any]) -> None:
+        self.builder = builder
+        low = ir.Constant(_I64, 0xFFFFFFFF)
+        first = builder.shl(group, ir.Constant(_I64, 4))
+        shift = ir.Constant(_I64, 32)
+        uniform = [builder.lshr(first, shift), builder.and_(call, low), builder.lshr(call, shift)]
+        self.uniform = [_splat(builder, word, _PAIRS) for word in uniform]
+        base = _splat(builder, builder.and_(first, low), _PAIRS)
+        self.counters = [builder.add(base, _constant(_PAIRS, list(range(odd, LANES, 2)))) for odd in (0, 1)]
+        weyl = (_philox.WEYL_0, _philox.WEYL_1)
+        self.keys = [
+            [builder.add(key, ir.Constant(_I64, step * r)) for key, step in zip(keys, weyl, strict=True)]
+            for r in range(_philox.ROUNDS)
+        ]
+
+    def words(self, flip: int) -> list[Any]:
+        """The four words of all 16 counters, with `flip` xor-ed to the fourth counter word."""
+        even, odd = (self._rounds(counter, flip) for counter in self.counters)
+        builder, words = self.builder, []
+        for e, o in zip(even, odd, strict=True):
+            low = builder.and_(e, _constant(_PAIRS, 0xFFFFFFFF))
+            high = builder.shl(o, _constant(_PAIRS, 32))
+            words.append(builder.bitcast(builder.or_(low, high), _WORDS))
+        return words
+
+    def _rounds(self, counter: Any, flip: int) -> list[Any]:
+        builder = self.builder
+        low, half = _constant(_PAIRS, 0xFFFFFFFF), _constant(_PAIRS, 32)
+        c0, (c1, c2, c3) = counter, self.uniform
+        c3 = builder.xor(c3, _constant(_PAIRS, flip))
+        for k0, k1 in self.keys:
+            product_0 = builder.mul(builder.and_(c0, low), _constant(_PAIRS, _philox.MULTIPLIER_0))
+            product_1 = builder.mul(builder.and_(c2, low), _constant(_PAIRS, _philox.MULTIPLIER_1))
+            c0 = builder.xor(builder.xor(builder.lshr(product_1, half), c1), _splat(builder, k0, _PAIRS))
+            c1 = product_1
+            c2 = builder.xor(builder.xor(builder.lshr(product_0, half), c3), _splat(builder, k1, _PAIRS))
+            c3 = product_0
+        return [c0, c1, c2, c3]
+
+
+def _split(builder: Any, words: list[Any]) -> list[Any]:
+    """The eight vectors of 16-bit halves in the order of the elements, each in the upper half of a 32-bit lane."""
+    upper = _constant(_WORDS, 0xFFFF0000)
+    halves = []
+    for word in words:
+        halves += [builder.shl(word, _constant(_WORDS, 16)), builder.and_(word, upper)]
+    return halves
+
+
+def _keep_group_typing(_context: Any, group: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        keep_vectors_whole(builder)
+        group, call, key0, key1, threshold = args
+        philox = _Philox(builder, group, call, [key0, key1])
+        threshold = builder.trunc(threshold, _I32)
+        high = builder.and_(threshold, ir.Constant(_I32, 0xFFFF0000))
+        low = builder.shl(threshold, ir.Constant(_I32, 16))
+        at_high, at_low = _splat(builder, high, _WORDS), _splat(builder, low, _WORDS)
+
+        words = philox.words(0)
+        halves = _split(builder, words)
+        kept = [builder.icmp_unsigned(">", half, at_high) for half in halves]
+        t_high = _splat(builder, builder.trunc(builder.lshr(high, ir.Constant(_I32, 16)), _I16), _HALVES)
+        ties = [builder.icmp_unsigned("==", builder.bitcast(word, _HALVES), t_high) for word in words]
+        any_tie = builder.or_(builder.or_(ties[0], ties[1]), builder.or_(ties[2], ties[3]))
+        any_tie = builder.icmp_unsigned("!=", builder.bitcast(any_tie, _I32), ir.Constant(_I32, 0))
+
+        before = builder.block
+        with builder.if_then(any_tie, likely=False):
+            resolved = []
+            for keep, half, lower in zip(kept, halves, _split(builder, philox.words(1 << 31)), strict=True):
+                tie = builder.icmp_unsigned("==", half, at_high)
+                resolved.append(builder.or_(keep, builder.and_(tie, builder.icmp_unsigned(">=", lower, at_low))))
+            inside = builder.block
+        bits = []
+        for plain, tied in zip(kept, resolved, strict=True):
+            merged = builder.phi(plain.type)
+            merged.add_incoming(plain, before)
+            merged.add_incoming(tied, inside)
+            bits.append(merged)
+        bits = [builder.bitcast(b, _I16) for b in bits]
+        return cgutils.pack_array(builder, bits)
+
+    words = types.UniTuple(types.uint16, 8)
+    return words(types.uint64, types.uint64, types.uint64, types.uint64, types.uint64), codegen
+
+
+@compiled_as(_keep_group_typing)
+def keep_group(group: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> Any:
+    """Return which elements 128 * group + (0 ... 127) are kept, as eight times 16 bits, the first lowest.
+
+    All arguments are uint64; `threshold` is T of the mask law, below 2**32.
+    """
+    first, call = 16 * int(group), int(call)
+    lanes = np.arange(LANES, dtype=np.uint64)
+    block_high, call_low = (np.full_like(lanes, word) for word in (first >> 32, call & 0xFFFFFFFF))
+    draws = []
+    for flip in (0, 1 << 31):
+        last = np.full_like(lanes, (call >> 32) ^ flip)
+        counter = lanes + np.uint64(first & 0xFFFFFFFF)
+        words = _philox.philox4x32(counter, block_high, call_low, last, np.uint64(key0), np.uint64(key1))
+        draws.append([(word >> np.uint64(16 * h)) & np.uint64(0xFFFF) for word in words for h in (0, 1)])
+    bits = []
+    for high_half, low_half in zip(*draws, strict=True):
+        kept = _philox.keeps(high_half, low_half, np.uint64(threshold))
+        bits.append(np.uint16(sum(1 << lane for lane in range(LANES) if kept[lane])))
+    return tuple(bits)

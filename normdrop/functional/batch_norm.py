@@ -1,0 +1,404 @@
+"""Batch normalization without state: training and inference, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from normdrop import _backend, _checks, _layout
+
+Array: TypeAlias = npt.NDArray[Any]
+Vector: TypeAlias = npt.NDArray[np.float64]
+
+
+class BatchNormContext(NamedTuple):
+    """What `batch_norm_backward` needs, and the statistics of the batch."""
+
+    x: Array
+    """The input, or a copy of it where it was overwritten or had to be copied anyway."""
+    mean: Vector
+    """Mean of each channel, shape (C,)."""
+    var: Vector
+    """Biased variance of each channel (divided by n), shape (C,)."""
+    inv_std: Vector
+    """1 / sqrt(var + eps), shape (C,)."""
+    gamma: Array | None
+    """The scale that was applied."""
+    channel_axis: int
+    """Axis of the channels, from 0 to ndim - 1."""
+
+    @property
+    def n(self) -> int:
+        """Number of values per channel."""
+        n_channels = self.x.shape[self.channel_axis]
+        return self.x.size // n_channels if n_channels else 0
+
+
+class InferenceContext(NamedTuple):
+    """What `batch_norm_inference_backward` needs; without x, no parameter gradients."""
+
+    shape: tuple[int, ...]
+    """Shape of x."""
+    dtype: np.dtype[Any]
+    """Dtype of x."""
+    scale: Vector
+    """gamma / sqrt(var + eps), shape (C,)."""
+    channel_axis: int
+    """Axis of the channels, from 0 to ndim - 1."""
+    x: Array | None = None
+    """The input, kept only on request."""
+    mean: Vector | None = None
+    """The mean that was subtracted, kept with x."""
+    inv_std: Vector | None = None
+    """1 / sqrt(var + eps), kept with x."""
+    gamma: Array | None = None
+    """The scale that was applied, kept with x."""
+
+
+def _channel_axis(x: Array, channel_axis: int) -> int:
+    if x.ndim < 2:
+        raise ValueError(f"x must have at least two axes, a batch axis and a channel axis; got shape {x.shape}")
+    return _checks.axis(channel_axis, "channel_axis", x.ndim)
+
+
+def _vector(values: Array | None, name: str, n_channels: int, default: float) -> Vector:
+    if values is None:
+        return np.full(n_channels, default)
+    return _checks.channels(values, name, n_channels).astype(np.float64)
+
+
+def batch_norm(
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, BatchNormContext]:
+    r"""Normalize each channel of a batch by its own mean and variance.
+
+    For channel :math:`c`, over its :math:`n` values,
+
+    .. math:: y = \gamma_c \, \frac{x - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + \beta_c
+
+    Running statistics are not touched; they are the layer's.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, shape (N, C, ...) for ``channel_axis=1``
+        Batch; any strides. Not modified unless it is also `out`.
+    gamma, beta : ndarray of float32 or float64, shape (C,), optional
+        Scale and shift; ``None`` means ones and zeros.
+    eps : float, default 1e-5
+        Added to the variance. Positive.
+    channel_axis : int, default 1
+        Axis of the channels: 1 for channels-first, -1 for channels-last.
+    out : ndarray, shape and dtype of `x`, optional
+        Where to write `y`. It may be `x`; a copy of `x` is then kept for backward.
+
+    Returns
+    -------
+    y : ndarray
+        Shape, dtype and memory order of `x`, or `out`.
+    context : BatchNormContext
+        For `batch_norm_backward`; its ``mean`` and ``var`` (biased) are float64, shape (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range, or there is one value per channel.
+
+    See Also
+    --------
+    batch_norm_backward : gradients with respect to `x`, `gamma` and `beta`.
+    batch_norm_inference : the same map with given statistics.
+
+    Notes
+    -----
+    Sums are float64 sums of values shifted by a value of their own block; blocks are fixed by the shape and merged in a
+    fixed order [2]_, so that the bits do not depend on the number of threads. The output is computed in float64 and
+    rounded once. A constant channel gives exactly `beta`. An empty `x` gives an empty `y` and NaN statistics.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal
+       covariate shift", ICML 2015, Algorithm 1 and section 3.2.
+    .. [2] T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance: analysis and
+       recommendations", The American Statistician 37 (1983) 242-247.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> y, context = functional.batch_norm(np.array([[1.0, 10.0], [3.0, 30.0]]), eps=1e-12)
+    >>> np.round(y, 6)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> context.mean
+    array([ 2., 20.])
+    """
+    x = _checks.array(x, "x")
+    channel_axis = _channel_axis(x, channel_axis)
+    n_channels = x.shape[channel_axis]
+    gamma64 = _vector(gamma, "gamma", n_channels, 1.0)
+    beta64 = _vector(beta, "beta", n_channels, 0.0)
+    eps = _checks.eps(eps)
+    if x.size == n_channels > 0:
+        raise ValueError(
+            f"x has one value per channel (shape {x.shape}), whose variance is no estimate; "
+            "use a larger batch or batch_norm_inference with running statistics"
+        )
+    if out is not None:
+        out = _checks.out(out, x, [("x", x)])
+    dense, layout = _layout.dense(x)
+    kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
+    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    mean, var = np.full((2, n_channels), np.nan)
+    if x.size:
+        _backend.select(x).batch_norm(
+            layout.by_channel(buffer, channel_axis),
+            layout.by_channel(dense, channel_axis),
+            mean,
+            var,
+            gamma64,
+            beta64,
+            eps,
+        )
+    inv_std = 1.0 / np.sqrt(var + eps)
+    return _layout.finish(y, buffer), BatchNormContext(kept, mean, var, inv_std, gamma, channel_axis)
+
+
+def batch_norm_backward(
+    dy: Array, context: BatchNormContext, *, out: Array | None = None
+) -> tuple[Array, Array, Array]:
+    r"""Gradients of batch normalization in training.
+
+    With :math:`\hat x = (x - \mu_c) / \sqrt{\sigma^2_c + \epsilon}` and sums over the :math:`n` values of channel
+    :math:`c`,
+
+    .. math::
+       d\beta_c = \sum dy, \qquad d\gamma_c = \sum dy \, \hat x, \qquad
+       dx = \frac{\gamma_c}{\sqrt{\sigma^2_c + \epsilon}} \left(dy - \frac{d\beta_c + \hat x \, d\gamma_c}{n}\right)
+
+    Parameters
+    ----------
+    dy : ndarray, shape and dtype of the forward pass's `x`
+        Gradient with respect to `y`; not modified unless it is also `out`.
+    context : BatchNormContext
+        What `batch_norm` returned. It can be used any number of times.
+    out : ndarray, shape and dtype of `dy`, optional
+        Where to write `dx`. It may be `dy`.
+
+    Returns
+    -------
+    dx : ndarray
+        Shape and dtype of `x`, memory order of `x` as the forward pass saw it, or `out`.
+    dgamma, dbeta : ndarray, shape (C,)
+        Dtype of `gamma`, or of `x` without it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dy` or `out` does not match the forward pass.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, section 3 (the six chain-rule equations).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> y, context = functional.batch_norm(np.array([[1.0], [2.0], [4.0]]))
+    >>> dx, dgamma, dbeta = functional.batch_norm_backward(np.array([[1.0], [0.0], [0.0]]), context)
+    >>> bool(abs(dx.sum()) < 1e-12)  # the output does not change when x is shifted
+    True
+    """
+    if not isinstance(context, BatchNormContext):
+        raise TypeError(f"context must be what batch_norm() returned; got {_checks.kind(context)}")
+    dy = _checks.gradient(dy, context.x.shape, context.x.dtype)
+    if out is not None:
+        out = _checks.out(out, dy, [("dy", dy), ("x", context.x)])
+    x, layout = _layout.dense(context.x)
+    dy = layout.conform(dy)
+    dx, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    axis, n_channels = context.channel_axis, context.mean.size
+    dgamma, dbeta = np.zeros((2, n_channels))
+    if x.size:
+        _backend.select(x).batch_norm_backward(
+            layout.by_channel(buffer, axis),
+            dgamma,
+            dbeta,
+            layout.by_channel(dy, axis),
+            layout.by_channel(x, axis),
+            context.mean,
+            context.inv_std,
+            _vector(context.gamma, "gamma", n_channels, 1.0),
+        )
+    dtype = x.dtype if context.gamma is None else context.gamma.dtype
+    return _layout.finish(dx, buffer), dgamma.astype(dtype), dbeta.astype(dtype)
+
+
+def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    keep_x: bool = False,
+    out: Array | None = None,
+) -> tuple[Array, InferenceContext]:
+    r"""Normalize each channel by given statistics, such as running ones.
+
+    .. math:: y = \gamma_c \, \frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \epsilon}} + \beta_c
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, shape (N, C, ...) for ``channel_axis=1``
+        Input; any strides. Not modified unless it is also `out`.
+    mean, var : ndarray of float32 or float64, shape (C,)
+        Statistics; `var` must not be negative.
+    gamma, beta : ndarray of float32 or float64, shape (C,), optional
+        Scale and shift; ``None`` means ones and zeros.
+    eps : float, default 1e-5
+        Added to the variance. Positive.
+    channel_axis : int, default 1
+        Axis of the channels: 1 for channels-first, -1 for channels-last.
+    keep_x : bool, default False
+        Whether the context keeps `x`, which only the gradients of `gamma` and `beta` need.
+    out : ndarray, shape and dtype of `x`, optional
+        Where to write `y`. It may be `x`; with `keep_x`, a copy of `x` is then kept.
+
+    Returns
+    -------
+    y : ndarray
+        Shape, dtype and memory order of `x`, or `out`.
+    context : InferenceContext
+        For `batch_norm_inference_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, Algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0]])
+    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
+    >>> np.round(y, 6).ravel()
+    array([0., 1.])
+    """
+    x = _checks.array(x, "x")
+    channel_axis = _channel_axis(x, channel_axis)
+    n_channels = x.shape[channel_axis]
+    mean64 = _checks.channels(mean, "mean", n_channels).astype(np.float64)
+    var64 = _checks.channels(var, "var", n_channels).astype(np.float64)
+    if n_channels and var64.min() < 0:
+        raise ValueError(f"var must not be negative; got {var64.min()}. Pass a variance, not a logarithm or a mean.")
+    gamma64 = _vector(gamma, "gamma", n_channels, 1.0)
+    beta64 = _vector(beta, "beta", n_channels, 0.0)
+    eps = _checks.eps(eps)
+    if out is not None:
+        out = _checks.out(out, x, [("x", x)])
+    inv_std = 1.0 / np.sqrt(var64 + eps)
+    scale = gamma64 * inv_std
+    dense, layout = _layout.dense(x)
+    context = InferenceContext(x.shape, x.dtype, scale, channel_axis)
+    if _checks.flag(keep_x, "keep_x"):
+        kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
+        context = context._replace(x=kept, mean=mean64, inv_std=inv_std, gamma=gamma)
+    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    _normalize(buffer, dense, layout, channel_axis, (mean64, scale, beta64))
+    return _layout.finish(y, buffer), context
+
+
+def batch_norm_inference_backward(
+    dy: Array, context: InferenceContext, *, out: Array | None = None
+) -> tuple[Array, Array | None, Array | None]:
+    r"""Gradients of batch normalization with given (frozen) statistics.
+
+    .. math:: dx = \frac{\gamma_c}{\sqrt{\mathrm{var}_c + \epsilon}} \, dy
+
+    Parameters
+    ----------
+    dy : ndarray, shape and dtype of the forward pass's `x`
+        Gradient with respect to `y`; not modified unless it is also `out`.
+    context : InferenceContext
+        What `batch_norm_inference` returned.
+    out : ndarray, shape and dtype of `dy`, optional
+        Where to write `dx`. It may be `dy`.
+
+    Returns
+    -------
+    dx : ndarray
+        Shape, dtype and memory order of `dy`, or `out`.
+    dgamma, dbeta : ndarray, shape (C,), or None
+        ``None`` unless the forward pass was asked to keep `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dy` or `out` does not match the forward pass.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, section 3.1 (inference is a fixed linear map).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0]])
+    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
+    >>> dx, dgamma, dbeta = functional.batch_norm_inference_backward(np.ones((2, 1)), context)
+    >>> np.round(dx, 6).ravel(), dgamma
+    (array([0.5, 0.5]), None)
+    """
+    if not isinstance(context, InferenceContext):
+        raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
+    dy = _checks.gradient(dy, context.shape, context.dtype)
+    n_channels = context.scale.size
+    dgamma: Array | None = None
+    dbeta: Array | None = None
+    if out is not None:
+        out = _checks.out(out, dy, [("dy", dy)] if context.x is None else [("dy", dy), ("x", context.x)])
+    if context.x is not None:
+        assert context.mean is not None
+        assert context.inv_std is not None
+        dgamma, dbeta = np.zeros((2, n_channels))
+        x, layout = _layout.dense(context.x)
+        if x.size:
+            _backend.select(x).parameter_gradients(
+                dgamma,
+                dbeta,
+                layout.by_channel(layout.conform(dy), context.channel_axis),
+                layout.by_channel(x, context.channel_axis),
+                context.mean,
+                context.inv_std,
+            )
+        dtype = x.dtype if context.gamma is None else context.gamma.dtype
+        dgamma, dbeta = dgamma.astype(dtype), dbeta.astype(dtype)
+    dy, layout = _layout.dense(dy)
+    dx, buffer = _layout.target(dy.shape, dy.dtype, layout, out)
+    zeros = np.zeros(n_channels)
+    _normalize(buffer, dy, layout, context.channel_axis, (zeros, context.scale, zeros))
+    return _layout.finish(dx, buffer), dgamma, dbeta
+
+
+def _normalize(
+    y: Array, x: Array, layout: _layout.Layout, channel_axis: int, vectors: tuple[Vector, Vector, Vector]
+) -> None:
+    if x.size:
+        _backend.select(x).normalize(layout.by_channel(y, channel_axis), layout.by_channel(x, channel_axis), *vectors)

@@ -1,0 +1,348 @@
+"""Dropout without state: forward in training, forward in inference, backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from normdrop import _backend, _checks, _layout
+from normdrop.random import RNG, Key, as_stream
+
+Array: TypeAlias = npt.NDArray[Any]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Scaling: TypeAlias = Literal["inverted", "original"]
+
+SCALINGS = ("inverted", "original")
+
+
+class DropoutContext(NamedTuple):
+    """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
+
+    shape: tuple[int, ...]
+    """Shape of x."""
+    dtype: np.dtype[Any]
+    """Dtype of x."""
+    threshold: int
+    """T of the mask law: an element is dropped with probability T / 2**32."""
+    scale: float
+    """Factor of the kept elements."""
+    shared_axes: tuple[int, ...] = ()
+    """Axes along which one mask element serves all, each from 0 to ndim - 1."""
+    key: Key = (0, 0)
+    """Key of the stream."""
+    call: int = 0
+    """Call of the stream."""
+    mask: Mask | None = None
+    """The caller's mask, if there was one."""
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape of the mask: that of x with 1 on the shared axes."""
+        return tuple(1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape))
+
+
+def threshold_of(p: float) -> int:
+    """T = round(p * 2**32)."""
+    return round(p * 2.0**32)
+
+
+def keep_prob_of(threshold: int) -> float:
+    """Realized probability of keeping an element, 1 - T / 2**32, exactly."""
+    return 1.0 - threshold / 2.0**32
+
+
+def _scale(threshold: int, scaling: Scaling) -> float:
+    if scaling == "original":
+        return 1.0
+    keep_prob = keep_prob_of(threshold)
+    return 1.0 / keep_prob if keep_prob > 0 else 0.0
+
+
+@overload
+def dropout(
+    x: Array,
+    p: float,
+    *,
+    shared_axes: int | Iterable[int] = ...,
+    scaling: Scaling = ...,
+    rng: RNG = ...,
+    mask: Mask | None = ...,
+    out: Array | None = ...,
+    return_mask: Literal[False] = ...,
+) -> tuple[Array, DropoutContext]: ...
+
+
+@overload
+def dropout(
+    x: Array,
+    p: float,
+    *,
+    shared_axes: int | Iterable[int] = ...,
+    scaling: Scaling = ...,
+    rng: RNG = ...,
+    mask: Mask | None = ...,
+    out: Array | None = ...,
+    return_mask: Literal[True],
+) -> tuple[Array, DropoutContext, Mask]: ...
+
+
+def dropout(
+    x: Array,
+    p: float,
+    *,
+    shared_axes: int | Iterable[int] = (),
+    scaling: Scaling = "inverted",
+    rng: RNG = None,
+    mask: Mask | None = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
+    r"""Drop each element with probability `p` and scale the others.
+
+    .. math:: y_i = \frac{m_i x_i}{1 - p}, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
+
+    with ``scaling="inverted"``, and :math:`y_i = m_i x_i` with ``scaling="original"``. A dropped element is set to
+    +0, not multiplied by it: a NaN or infinity there disappears. No mask is stored; backward draws it again.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, any shape and strides
+        Input; not modified unless it is also `out`.
+    p : float
+        Probability of dropping an element, from 0 to 1. It is rounded to a multiple of 2**-32, and the scale is that
+        of the rounded value, so that the expectation is exact.
+    shared_axes : int or tuple of int, default ()
+        Axes along which all elements share one mask element. ``(2, 3)`` on (N, C, H, W) drops whole channels.
+    scaling : {"inverted", "original"}, default "inverted"
+        Whether kept elements are scaled now, or all elements in inference.
+    rng : None, int, SeedSequence, Generator or MaskStream, optional
+        Where the mask comes from; a `MaskStream` moves on by one call. ``None`` is a fresh key.
+    mask : ndarray of bool, shape of `x` with 1 on the shared axes, optional
+        A mask to use instead of a drawn one; True = kept. Not copied, and needed again in backward.
+    out : ndarray, shape and dtype of `x`, optional
+        Where to write `y`. It may be `x`.
+    return_mask : bool, default False
+        Whether to return the mask as a third item.
+
+    Returns
+    -------
+    y : ndarray
+        Shape, dtype and memory order of `x`, or `out`.
+    context : DropoutContext
+        For `dropout_backward`.
+    mask : ndarray of bool, shape of `x` with 1 on the shared axes
+        Only with ``return_mask=True``; True = kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range. Nothing has changed then, the stream included.
+
+    See Also
+    --------
+    dropout_backward : gradient with respect to `x`.
+    dropout_inference : the same layer in inference.
+
+    Notes
+    -----
+    An empty `x` takes no call of the stream.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a simple way to prevent
+       neural networks from overfitting", JMLR 15 (2014) 1929-1958, section 4 and (inverted scaling) section 10.
+    .. [2] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization using convolutional
+       networks", CVPR 2015, section 3.2 (whole channels).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.arange(1.0, 9.0)
+    >>> y, context, mask = functional.dropout(x, 0.5, rng=0, return_mask=True)
+    >>> bool(np.all(y == np.where(mask, 2 * x, 0)))
+    True
+    >>> dx = functional.dropout_backward(np.ones(8), context)
+    >>> bool(np.all(dx == 2 * mask))
+    True
+    """
+    x = _checks.array(x, "x")
+    threshold = threshold_of(_checks.probability(p))
+    if scaling not in SCALINGS:
+        _checks.choice(scaling, "scaling", SCALINGS)
+    shared = (
+        tuple(sorted({_checks.axis(a, "shared_axes", x.ndim) for a in _checks.axes(shared_axes)}))
+        if shared_axes != ()
+        else ()
+    )
+    context = DropoutContext(x.shape, x.dtype, threshold, _scale(threshold, scaling), shared)
+    if mask is not None:
+        if rng is not None:
+            raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
+        context = context._replace(mask=_checks.mask(mask, context.mask_shape))
+    if out is not None:
+        out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
+    if mask is not None or x.size == 0:
+        y = _apply(x, context, out)
+    else:
+        stream = as_stream(rng)
+        call = stream.take()
+        context = context._replace(key=stream.key, call=call)
+        try:
+            y = _apply(x, context, out)
+        except BaseException:
+            stream.give_back(call)
+            raise
+    return (y, context, _mask(context, _backend.select(x))) if return_mask else (y, context)
+
+
+def dropout_inference(
+    x: Array, p: float, *, scaling: Scaling = "inverted", out: Array | None = None
+) -> tuple[Array, DropoutContext]:
+    r"""Run dropout in inference: the identity, or for original scaling a factor.
+
+    :math:`y = x` with ``scaling="inverted"``, :math:`y = (1 - p) x` with ``scaling="original"``. Nothing is drawn.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+        Input.
+    p : float
+        Probability of dropping an element in training, from 0 to 1.
+    scaling : {"inverted", "original"}, default "inverted"
+        As in training.
+    out : ndarray, shape and dtype of `x`, optional
+        Where to write `y`. It may be `x`; without it, `y` is always a new array.
+
+    Returns
+    -------
+    y : ndarray
+        Shape, dtype and memory order of `x`, or `out`.
+    context : DropoutContext
+        For `dropout_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range.
+
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014)
+       1929-1958, section 1, figure 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> functional.dropout_inference(np.ones(3), 0.25, scaling="original")[0]
+    array([0.75, 0.75, 0.75])
+    """
+    x = _checks.array(x, "x")
+    keep_prob = keep_prob_of(threshold_of(_checks.probability(p)))
+    original = _checks.choice(scaling, "scaling", SCALINGS) == "original"
+    if out is not None:
+        out = _checks.out(out, x, [("x", x)])
+    # Inference drops nothing (T = 0), except that p = 1 with original scaling leaves nothing.
+    threshold = 1 << 32 if original and keep_prob == 0 else 0
+    context = DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
+    return _apply(x, context, out), context
+
+
+def dropout_backward(dy: Array, context: DropoutContext, *, out: Array | None = None) -> Array:
+    r"""Gradient of dropout with respect to `x`: the mask and scale of the forward pass, applied to `dy`.
+
+    Parameters
+    ----------
+    dy : ndarray, shape and dtype of the forward pass's `x`
+        Gradient with respect to `y`; not modified unless it is also `out`.
+    context : DropoutContext
+        What the forward pass returned. It can be used any number of times.
+    out : ndarray, shape and dtype of `dy`, optional
+        Where to write `dx`. It may be `dy`.
+
+    Returns
+    -------
+    dx : ndarray
+        Shape, dtype and memory order of `dy`, or `out`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dy` or `out` does not match the forward pass.
+
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15 (2014)
+       1929-1958, section 5.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> y, context = functional.dropout(np.ones(4), 0.5, rng=1)
+    >>> bool(np.all(functional.dropout_backward(np.ones(4), context) == y))
+    True
+    """
+    if not isinstance(context, DropoutContext):
+        raise TypeError(f"context must be what dropout() returned; got {_checks.kind(context)}")
+    dy = _checks.gradient(dy, context.shape, context.dtype)
+    if out is not None:
+        out = _checks.out(out, dy, [("dy", dy)] if context.mask is None else [("dy", dy), ("mask", context.mask)])
+    return _apply(dy, context, out)
+
+
+def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
+    """Mask and scale `x`: the one computation of forward and backward."""
+    threshold, scale = context.threshold, context.scale
+    x, layout = _layout.dense(x)
+    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    if x.size == 0:
+        return y
+    if threshold == 1 << 32:
+        y.fill(0)
+        return y
+    backend = _backend.select(x)
+    if context.mask is None and threshold == 0:
+        if scale == 1.0:
+            if y is not x:
+                y[...] = x
+            return y
+        np.multiply(x, x.dtype.type(scale), out=y)
+        return y
+    if context.mask is None and not context.shared_axes and layout.is_c_order:
+        backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
+    else:
+        mask = _mask(context, backend)
+        folded, values = _fold(mask, x.shape, layout)
+        backend.apply_mask(layout.flat(buffer).reshape(folded), layout.flat(x).reshape(folded), values, scale)
+    return _layout.finish(y, buffer)
+
+
+def _mask(context: DropoutContext, backend: _backend.Backend) -> Mask:
+    """The mask of a forward pass, in C order."""
+    if context.mask is not None:
+        return context.mask
+    shape = context.mask_shape
+    mask = np.empty(shape, np.bool_)
+    if context.threshold in (0, 1 << 32):
+        mask.fill(context.threshold == 0)
+    else:
+        backend.keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
+    return mask
+
+
+def _fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
+    """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask to (A, B)."""
+    mask = mask.transpose(layout.order)
+    lengths = [shape[axis] for axis in layout.order]
+    shared = [i for i, n in enumerate(lengths) if n > 1 and mask.shape[i] == 1]
+    if shared and any(mask.shape[i] > 1 for i in range(shared[0], shared[-1])):
+        mask, shared = np.broadcast_to(mask, lengths), []  # shared axes apart: no single S
+    first, stop = (shared[0], shared[-1] + 1) if shared else (len(lengths), len(lengths))
+    folded = math.prod(lengths[:first]), math.prod(lengths[first:stop]), math.prod(lengths[stop:])
+    return folded, np.ascontiguousarray(mask).reshape(folded[0], folded[2])

@@ -1,0 +1,17 @@
+"""Layers: everything that has state."""
+
+from normdrop.layers.base import Layer
+from normdrop.layers.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normdrop.layers.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
+
+__all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "Layer",
+]

@@ -1,0 +1,308 @@
+"""Random streams: where the key and the call number of a dropout mask come from.
+
+A mask is a pure function of (key, call, element index, p): the mask law, version 1. It depends on nothing else: not on
+threads, block sizes, dtype, memory layout or device.
+
+- ``i`` is the C-order index of the element in the mask.
+- ``g = i // 128``, ``e = i % 128``; word ``r = e // 32``, half ``h = (e // 16) % 2``, lane ``t = e % 16``;
+  ``b = 16 * g + t``.
+- ``W = Philox4x32-10(counter=(b lo, b hi, call lo, call hi), key)`` in 32-bit words; ``u_hi`` is the low (``h = 0``) or
+  high (``h = 1``) half of ``W[r]``.
+- ``T = round(p * 2**32)``, ``T_hi = T >> 16``, ``T_lo = T & 0xffff``.
+- If ``u_hi != T_hi``, the element is kept iff ``u_hi > T_hi``. Otherwise ``u_lo`` is the same half of the same word of
+  Philox with the top bit of the fourth counter word flipped, and the element is kept iff ``u_lo >= T_lo``.
+
+So an element is kept iff a 32-bit uniform number is at least ``T``: P(drop) is ``T / 2**32`` exactly. Kept elements are
+scaled by ``1 / (1 - T / 2**32)``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.random import Generator, SeedSequence
+
+from normdrop import _checks
+
+Key: TypeAlias = tuple[int, int]
+RNG: TypeAlias = "int | SeedSequence | Generator | MaskStream | None"
+
+__all__ = ["MaskStream", "seed"]
+
+_MAX_CALL = 2**63  # the top bit of the fourth counter word selects the second 16 bits of a tie
+
+
+class _DefaultSource:
+    """Seeds for everything that is created without `rng`; never NumPy's global state."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset(None)
+
+    def reset(self, n: int | None) -> None:
+        with self._lock:
+            self._seeded = n is not None
+            self._root = SeedSequence(n)
+
+    def next(self) -> SeedSequence:
+        with self._lock:
+            return self._root.spawn(1)[0]
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        if not self._seeded:
+            self.reset(None)  # a child must not repeat its parent's keys
+
+
+_default_source = _DefaultSource()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_default_source.after_fork)
+
+
+def seed(n: int | None) -> None:
+    """Make the keys of all later layers and streams without `rng` reproducible.
+
+    NumPy's global random state is neither read nor changed.
+
+    Parameters
+    ----------
+    n : int or None
+        Non-negative seed. ``None`` returns to fresh, unpredictable keys.
+
+    Examples
+    --------
+    >>> import normdrop
+    >>> normdrop.seed(7)
+    >>> first = normdrop.MaskStream()
+    >>> normdrop.seed(7)
+    >>> normdrop.MaskStream() == first
+    True
+    >>> normdrop.seed(None)
+    """
+    _default_source.reset(None if n is None else _checks.integer(n, "n", 0))
+
+
+def _seed_sequence(rng: int | SeedSequence | None) -> SeedSequence:
+    if rng is None:
+        return _default_source.next()
+    if isinstance(rng, SeedSequence):
+        return rng.spawn(1)[0]  # two layers given the same sequence get different keys
+    return SeedSequence(rng)
+
+
+def _check_rng(rng: object) -> None:
+    if rng is None or isinstance(rng, (SeedSequence, Generator, MaskStream)):
+        return
+    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(
+            f"rng must be None, an int, a SeedSequence, a Generator or a MaskStream; got {_checks.kind(rng)}. "
+            "Pass np.random.default_rng(...) or an int."
+        )
+    _checks.integer(rng, "rng", 0)
+
+
+def as_generator(rng: RNG) -> Generator:
+    """Return the NumPy generator that `rng` stands for (SPEC 7), for drawing initial parameters."""
+    _check_rng(rng)
+    if isinstance(rng, Generator):
+        return rng
+    if isinstance(rng, MaskStream):
+        call = rng.take()
+        return np.random.default_rng([*rng.key, call])
+    return np.random.default_rng(_seed_sequence(rng))
+
+
+def as_stream(rng: RNG) -> MaskStream:
+    """Return `rng` itself if it is a stream, so that it can be shared, else a new stream made from it."""
+    return rng if isinstance(rng, MaskStream) else MaskStream(rng)
+
+
+class MaskStream:
+    """A source of dropout masks: a key and the number of the next call.
+
+    Each training forward pass of a dropout layer takes one call. The mask of a call is a pure function of
+    (key, call, element index, p), the mask law in `normdrop.random`; it never depends on threads, dtype or layout.
+
+    Parameters
+    ----------
+    rng : None, int, SeedSequence, Generator or MaskStream, optional
+        Where the key comes from. ``None``: a fresh key that no other stream has (reproducible after `normdrop.seed`).
+        An int always gives the same key. A `numpy.random.SeedSequence` is asked for one child, a
+        `numpy.random.Generator` for two words, so that using either twice gives two keys. A `MaskStream` is copied.
+
+    Attributes
+    ----------
+    key : tuple of two int
+        32-bit words of the Philox key.
+    call : int
+        Number of the next call, from 0 to 2**63 - 1.
+
+    See Also
+    --------
+    normdrop.seed : make the default keys reproducible.
+
+    References
+    ----------
+    .. [1] J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+       SC11, 2011, section 3.2 (Philox).
+
+    Examples
+    --------
+    >>> stream = MaskStream(42)
+    >>> stream.call
+    0
+    >>> twin = stream.copy()
+    >>> twin == stream
+    True
+    """
+
+    __slots__ = ("_call", "_key", "_lock")
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __init__(self, rng: RNG = None) -> None:
+        _check_rng(rng)
+        call = 0
+        if isinstance(rng, MaskStream):
+            key, call = rng.key, rng.call
+        elif isinstance(rng, Generator):
+            key = _key_of(rng.integers(0, 2**32, size=2, dtype=np.uint32))
+        else:
+            key = _key_of(_seed_sequence(rng).generate_state(2, np.uint32))
+        self._key = key
+        self._call = call
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_key(cls, key: Key, call: int = 0) -> MaskStream:
+        """Return the stream with this key, at this call.
+
+        Parameters
+        ----------
+        key : tuple of two int
+            32-bit words.
+        call : int, default 0
+            Number of the next call.
+
+        Returns
+        -------
+        MaskStream
+            A new stream.
+
+        Examples
+        --------
+        >>> MaskStream.from_key((1, 2), call=3)
+        MaskStream(key=(1, 2), call=3)
+        """
+        stream = cls.__new__(cls)
+        stream._key = _check_key(key)
+        stream._call = _checks.integer(call, "call", 0, _MAX_CALL - 1)
+        stream._lock = threading.Lock()
+        return stream
+
+    @property
+    def key(self) -> Key:
+        """The two 32-bit words of the key."""
+        return self._key
+
+    @property
+    def call(self) -> int:
+        """Number of the next call; may be set to go back or ahead."""
+        return self._call
+
+    @call.setter
+    def call(self, value: int) -> None:
+        self._call = _checks.integer(value, "call", 0, _MAX_CALL - 1)
+
+    def take(self) -> int:
+        """Return the number of the next call and move past it.
+
+        Returns
+        -------
+        int
+            The call that is now the caller's alone, also when several threads ask at once.
+        """
+        with self._lock:
+            call = self._call
+            if call >= _MAX_CALL - 1:
+                raise RuntimeError(f"stream is exhausted: call has reached {call}; use a stream with another key")
+            self._call = call + 1
+        return call
+
+    def give_back(self, call: int) -> None:
+        """Undo `take` after a pass that failed, unless somebody has taken a later call meanwhile.
+
+        Parameters
+        ----------
+        call : int
+            What `take` returned.
+        """
+        with self._lock:
+            if self._call == call + 1:
+                self._call = call
+
+    def copy(self) -> MaskStream:
+        """Return an independent stream that will give the same masks.
+
+        Returns
+        -------
+        MaskStream
+            Same key, same call.
+        """
+        return MaskStream(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return key and call as arrays.
+
+        Returns
+        -------
+        dict
+            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
+        """
+        return {"key": np.array(self._key, np.uint32), "call": np.array(self._call, np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set key and call from what `state_dict` returned.
+
+        Parameters
+        ----------
+        state : mapping
+            Exactly the entries ``key`` and ``call``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Missing, extra or misshapen entries; the stream is then unchanged.
+        """
+        _checks.state_keys(state, ("key", "call"))
+        words = _checks.state_array(state, "key", (2,), "iu")
+        number = _checks.state_array(state, "call", (), "iu")
+        key = _check_key(_key_of(words))
+        call = _checks.integer(int(number), "state['call']", 0, _MAX_CALL - 1)
+        with self._lock:
+            self._key, self._call = key, call
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MaskStream):
+            return NotImplemented
+        return self._key == other._key and self._call == other._call
+
+    def __reduce__(self) -> tuple[Any, tuple[Key, int]]:
+        return MaskStream.from_key, (self._key, self._call)
+
+    def __repr__(self) -> str:
+        return f"MaskStream(key={self._key}, call={self._call})"
+
+
+def _key_of(words: Any) -> Key:
+    return int(words[0]), int(words[1])
+
+
+def _check_key(key: object) -> Key:
+    if not isinstance(key, tuple) or len(key) != 2:
+        raise TypeError(f"key must be a tuple of two ints from 0 to 2**32 - 1; got {key!r}")
+    first, second = (_checks.integer(word, "key", 0, 2**32 - 1) for word in key)
+    return first, second

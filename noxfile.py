@@ -1,0 +1,89 @@
+"""The tasks of a developer: `nox` runs lint and tests, `nox -l` lists all, `nox -s docs` runs one."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.sessions = ["lint", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+TESTS = ".[demo,test,peers]"
+
+
+def _pytest(session: nox.Session, *args: str, **env: str) -> None:
+    """Test the installed package, never the folder beside this file, in one setting of Numba's."""
+    session.install(TESTS)
+    session.run("pytest", *args, *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and docstrings."""
+    session.install(".[lint,demo,test]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("numpydoc", "lint", *map(str, sorted(Path("normdrop").rglob("*.py"))))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, with compiled kernels."""
+    _pytest(session)
+
+
+@nox.session
+def tests_nojit(session: nox.Session) -> None:
+    """The tests that can run with the kernels as plain Python."""
+    _pytest(session, "tests/", "-m", "not jit and not slow", NUMBA_DISABLE_JIT="1")
+
+
+@nox.session
+def tests_serial(session: nox.Session) -> None:
+    """All tests on one thread."""
+    _pytest(session, NUMBA_NUM_THREADS="1")
+
+
+@nox.session
+def tests_boundscheck(session: nox.Session) -> None:
+    """All tests with every index checked."""
+    _pytest(session, NUMBA_BOUNDSCHECK="1")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Line and branch coverage; only plain Python can be counted, so the kernels are not compiled."""
+    _pytest(
+        session,
+        "tests/",
+        "-m",
+        "not jit and not slow",
+        "--cov=normdrop",
+        "--cov-report=term",
+        "--cov-report=html:build/coverage",
+        NUMBA_DISABLE_JIT="1",
+    )
+
+
+@nox.session
+def doctest(session: nox.Session) -> None:
+    """The examples in docstrings, README and docs."""
+    pages = [str(path) for path in sorted(Path("docs").rglob("*.md"))]
+    _pytest(session, "normdrop", "README.md", *pages)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages into build/docs; a warning is an error."""
+    session.install(".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "build/docs")
+
+
+@nox.session
+def bench_smoke(session: nox.Session) -> None:
+    """Run every benchmark once, on the package as installed here; the numbers mean nothing."""
+    session.install(".[bench]")
+    session.chdir("benchmarks")
+    session.run("asv", "machine", "--yes")
+    session.run("asv", "run", "--quick", "--show-stderr", "--environment", "existing:python", *session.posargs)
