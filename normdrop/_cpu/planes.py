@@ -1,8 +1,6 @@
-"""Loops by planes: a channel's values lie in long runs, as in channels-first arrays (outer, C, inner).
+"""Kernels by planes: a channel's values lie in long runs, as in channels-first arrays (outer, C, inner).
 
-Statistics are sums over blocks of a channel, sum(a - p) and sum((a - p) * (b - q)): the moments with a = b = x and p
-= q the block's first value, the gradients with a = dy, p = 0, b = x, q = mean. Blocks follow from the shape; each is
-summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the bits do not depend on threads.
+`normdrop._cpu.plane_sums` says how sums are taken and what is in the workspace.
 """
 
 from __future__ import annotations
@@ -12,142 +10,30 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.arithmetic import centered, input_gradient, normalized
+from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.simd import LANES, load, splat, store, sum_lanes, widen
+from normdrop._cpu.plane_sums import (
+    block_gradients,
+    block_moments,
+    merged_gradients,
+    merged_moments,
+    n_blocks,
+    workspace,
+)
+from normdrop._cpu.simd import LANES, load, splat, store, widen
+
+__all__ = [
+    "backward",
+    "backward_in_blocks",
+    "batch_norm",
+    "batch_norm_in_blocks",
+    "gradients",
+    "moments",
+    "normalize",
+    "workspace",
+]
 
 _CHUNK = 1 << 14  # elements per task of the element-wise loops
-
-# Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
-# times the variance), the cost of merging blocks shrinks.
-_BLOCK = 1 << 14
-
-
-def tiling(shape: Any) -> Any:
-    """Return (planes per block, values per plane and block, blocks per channel)."""
-    outer, _, inner = shape
-    length = min(inner, _BLOCK)
-    planes = max(1, _BLOCK // inner)
-    return planes, length, ((outer + planes - 1) // planes) * ((inner + length - 1) // length)
-
-
-_tiling = helper(tiling)
-
-
-@helper
-def _n_blocks(shape: Any) -> Any:
-    """Blocks per channel."""
-    return _tiling(shape)[2]
-
-
-@helper
-def _block(shape: Any, channel: Any, b: Any) -> Any:
-    """Block b of a channel: (offset of its first value, planes, values per plane)."""
-    outer, n_channels, inner = shape
-    planes, length, _ = _tiling(shape)
-    n_runs = (inner + length - 1) // length
-    o, i = (b // n_runs) * planes, (b % n_runs) * length
-    return (o * n_channels + channel) * inner + i, min(planes, outer - o), min(length, inner - i)
-
-
-@helper
-def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
-    """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q)."""
-    start, n_planes, length = block
-    p, q = shifts
-    ps, qs = splat(p), splat(q)
-    s0, s1, t0, t1 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-    s, t = 0.0, 0.0
-    for plane in range(n_planes):
-        i = start + plane * stride
-        stop = i + length
-        while i + 2 * LANES <= stop:
-            u0 = widen(load(a, i)) - ps
-            u1 = widen(load(a, i + LANES)) - ps
-            t0 += u0 * (widen(load(b, i)) - qs)
-            t1 += u1 * (widen(load(b, i + LANES)) - qs)
-            s0 += u0
-            s1 += u1
-            i += 2 * LANES
-        if i + LANES <= stop:
-            u0 = widen(load(a, i)) - ps
-            t0 += u0 * (widen(load(b, i)) - qs)
-            s0 += u0
-            i += LANES
-        while i < stop:
-            u = np.float64(a[i]) - p
-            t += u * (np.float64(b[i]) - q)
-            s += u
-            i += 1
-    return s + sum_lanes(s0 + s1), t + sum_lanes(t0 + t1)
-
-
-@helper
-def _block_moments(partial: Any, x: Any, shape: Any, channel: Any, b: Any) -> None:
-    """partial[channel, 2b], [.., 2b + 1] = mean of block b of a channel and sum of squares about it."""
-    block = _block(shape, channel, b)
-    shift = np.float64(x[block[0]])
-    s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift))
-    offset, m2 = centered(s, t, block[1] * block[2])
-    partial[channel, 2 * b], partial[channel, 2 * b + 1] = shift + offset, m2
-
-
-@helper
-def _merged_moments(partial: Any, shape: Any, channel: Any) -> Any:
-    """Mean and biased variance of a channel from those of its blocks; only non-negative terms are added."""
-    first = partial[channel, 0]
-    n = np.float64(shape[0] * shape[2])
-    offset, m2 = 0.0, 0.0
-    for b in range(_n_blocks(shape)):
-        block = _block(shape, channel, b)
-        offset += (partial[channel, 2 * b] - first) * (block[1] * block[2])
-    mean = first + offset / n
-    for b in range(_n_blocks(shape)):
-        block = _block(shape, channel, b)
-        delta = partial[channel, 2 * b] - mean
-        m2 += partial[channel, 2 * b + 1] + delta * delta * (block[1] * block[2])
-    return mean, m2 / n
-
-
-@helper
-def _block_gradients(partial: Any, dy: Any, x: Any, places: Any, mean: Any) -> None:
-    """partial[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block; places = (shape, channel, b)."""
-    shape, channel, b = places
-    s, t = _block_sums(dy, x, _block(shape, channel, b), shape[1] * shape[2], (0.0, mean))
-    partial[channel, 2 * b], partial[channel, 2 * b + 1] = s, t
-
-
-@helper
-def _merged_gradients(partial: Any, shape: Any, channel: Any) -> Any:
-    """Sums of a channel from those of its blocks."""
-    s, t = 0.0, 0.0
-    for b in range(_n_blocks(shape)):
-        s += partial[channel, 2 * b]
-        t += partial[channel, 2 * b + 1]
-    return s, t
-
-
-@kernel("VVIP")
-def moments(mean: Any, var: Any, x: Any, partial: Any) -> None:
-    """Mean and biased variance of each channel. Parallel over channels and blocks."""
-    blocks = _n_blocks(x.shape)
-    flat = x.reshape(x.size)
-    for task in prange(x.shape[1] * blocks):
-        _block_moments(partial, flat, x.shape, task // blocks, task % blocks)
-    for channel in range(x.shape[1]):
-        mean[channel], var[channel] = _merged_moments(partial, x.shape, channel)
-
-
-@kernel("VVIIvP")
-def gradients(sum_dy: Any, sum_product: Any, dy: Any, x: Any, mean: Any, partial: Any) -> None:
-    """sum(dy) and sum(dy * (x - mean)) of each channel. Parallel over channels and blocks."""
-    blocks = _n_blocks(x.shape)
-    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
-    for task in prange(x.shape[1] * blocks):
-        channel = task // blocks
-        _block_gradients(partial, flat_dy, flat_x, (x.shape, channel, task % blocks), mean[channel])
-    for channel in range(x.shape[1]):
-        sum_dy[channel], sum_product[channel] = _merged_gradients(partial, x.shape, channel)
 
 
 @helper
@@ -178,64 +64,125 @@ def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any) -> None:
         i += 1
 
 
+@helper
+def _chunk(x: Any, chunk: Any) -> Any:
+    """Elements of a task: [start, stop)."""
+    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
+
+
+@helper
+def _normalize_chunk(y: Any, x: Any, shape: Any, chunk: Any, vectors: Any) -> None:
+    """y = (x - mean) * scale + shift per channel on a chunk of flat arrays; vectors = (mean, scale, shift)."""
+    mean, scale, shift = vectors
+    start, stop = _chunk(x, chunk)
+    while start < stop:
+        plane = start // shape[2]
+        c = plane % shape[1]
+        end = min(stop, plane * shape[2] + shape[2])
+        _normalize_run(y, x, (start, end), (mean[c], scale[c], shift[c]))
+        start = end
+
+
+@kernel("VVIP")
+def moments(mean: Any, var: Any, x: Any, work: Any) -> None:
+    """Mean and biased variance of each channel. Parallel over channels and blocks."""
+    blocks = n_blocks(x.shape)
+    flat = x.reshape(x.size)
+    for task in prange(mean.size * blocks):
+        block_moments(work, flat, x.shape, task // blocks, task % blocks)
+    for c in range(mean.size):
+        mean[c], var[c] = merged_moments(work, x.shape, c)
+
+
 @kernel("OIvvv")
 def normalize(y: Any, x: Any, mean: Any, scale: Any, shift: Any) -> None:
     """y = (x - mean) * scale + shift per channel. Parallel over chunks."""
-    _, n_channels, inner = x.shape
     flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
-        while start < stop:
-            plane = start // inner
-            c = plane % n_channels
-            end = min(stop, plane * inner + inner)
-            _normalize_run(flat_y, flat_x, (start, end), (mean[c], scale[c], shift[c]))
-            start = end
-
-
-@kernel("OIIvvvv")
-def input_gradients(dx: Any, dy: Any, x: Any, mean: Any, mean_dy: Any, slope: Any, scale: Any) -> None:
-    """dx = (dy - mean_dy - (x - mean) * slope) * scale per channel. Parallel over chunks."""
-    _, n_channels, inner = x.shape
-    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
-        while start < stop:
-            plane = start // inner
-            c = plane % n_channels
-            end = min(stop, plane * inner + inner)
-            _gradient_run(flat_dx, flat_dy, flat_x, (start, end), (mean[c], mean_dy[c], slope[c], scale[c]))
-            start = end
+        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (mean, scale, shift))
 
 
 @kernel("OIVVvvPf")
-def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, partial: Any, eps: Any) -> None:
+def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Moments and y of each channel, while the channel is in the cache. Parallel over channels."""
     outer, n_channels, inner = x.shape
     flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
     for c in prange(n_channels):
-        for b in range(_n_blocks(x.shape)):
-            _block_moments(partial, flat_x, x.shape, c, b)
-        center, spread = _merged_moments(partial, x.shape, c)
-        mean[c], var[c] = center, spread
-        scale = gamma[c] * (1.0 / np.sqrt(spread + eps))
+        for b in range(n_blocks(x.shape)):
+            block_moments(work, flat_x, x.shape, c, b)
+        mean[c], var[c] = merged_moments(work, x.shape, c)
+        vectors = (mean[c], gamma[c] * (1.0 / np.sqrt(var[c] + eps)), beta[c])
         for o in range(outer):
             start = (o * n_channels + c) * inner
-            _normalize_run(flat_y, flat_x, (start, start + inner), (center, scale, beta[c]))
+            _normalize_run(flat_y, flat_x, (start, start + inner), vectors)
 
 
-@kernel("OIIvvvP")
-def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, partial: Any) -> None:
-    """Both sums, left in partial[:, :2], and dx of each channel, while it is in the cache. Parallel over channels."""
+@kernel("OIVVvvPf")
+def batch_norm_in_blocks(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+    """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
+    blocks = n_blocks(x.shape)
+    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    for task in prange(mean.size * blocks):
+        block_moments(work, flat_x, x.shape, task // blocks, task % blocks)
+    scale = np.empty(mean.size)
+    for c in range(mean.size):
+        mean[c], var[c] = merged_moments(work, x.shape, c)
+        scale[c] = gamma[c] * (1.0 / np.sqrt(var[c] + eps))
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (mean, scale, beta))
+
+
+@kernel("PIIvP")
+def gradients(sums: Any, dy: Any, x: Any, mean: Any, work: Any) -> None:
+    """sums[0], sums[1] = sum(dy), sum(dy * (x - mean)) of each channel. Parallel over channels and blocks."""
+    blocks = n_blocks(x.shape)
+    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
+    for task in prange(mean.size * blocks):
+        c = task // blocks
+        block_gradients(work, flat_dy, flat_x, (x.shape, c, task % blocks), mean[c])
+    for c in range(mean.size):
+        sums[0, c], sums[1, c] = merged_gradients(work, x.shape, c)
+
+
+@helper
+def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
+    """(mean, mean_dy, slope, scale) of a channel; vectors = (mean, inv_std, gamma)."""
+    mean, inv_std, gamma = vectors
+    return mean[c], sums[0, c] / n, sums[1, c] * inv_std[c] * inv_std[c] / n, gamma[c] * inv_std[c]
+
+
+@kernel("OIIvvvPP")
+def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums: Any, work: Any) -> None:
+    """sums of `gradients`, and dx of each channel, while the channel is in the cache. Parallel over channels."""
     outer, n_channels, inner = x.shape
-    n = np.float64(outer * inner)
     flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
     for c in prange(n_channels):
-        for b in range(_n_blocks(x.shape)):
-            _block_gradients(partial, flat_dy, flat_x, (x.shape, c, b), mean[c])
-        s, t = _merged_gradients(partial, x.shape, c)
-        partial[c, 0], partial[c, 1] = s, t
-        vectors = (mean[c], s / n, t * inv_std[c] * inv_std[c] / n, gamma[c] * inv_std[c])
+        for b in range(n_blocks(x.shape)):
+            block_gradients(work, flat_dy, flat_x, (x.shape, c, b), mean[c])
+        sums[0, c], sums[1, c] = merged_gradients(work, x.shape, c)
+        vectors = _gradient_vectors(sums, c, np.float64(outer * inner), (mean, inv_std, gamma))
         for o in range(outer):
             start = (o * n_channels + c) * inner
             _gradient_run(flat_dx, flat_dy, flat_x, (start, start + inner), vectors)
+
+
+@kernel("OIIvvvPP")
+def backward_in_blocks(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums: Any, work: Any) -> None:
+    """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
+    _, n_channels, inner = x.shape
+    blocks = n_blocks(x.shape)
+    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
+    for task in prange(n_channels * blocks):
+        channel = task // blocks
+        block_gradients(work, flat_dy, flat_x, (x.shape, channel, task % blocks), mean[channel])
+    for channel in range(n_channels):
+        sums[0, channel], sums[1, channel] = merged_gradients(work, x.shape, channel)
+    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+        start, stop = _chunk(x, chunk)
+        while start < stop:
+            plane = start // inner
+            end = min(stop, plane * inner + inner)
+            n = np.float64(x.shape[0] * inner)
+            vectors = _gradient_vectors(sums, plane % n_channels, n, (mean, inv_std, gamma))
+            _gradient_run(flat_dx, flat_dy, flat_x, (start, end), vectors)
+            start = end

@@ -1,223 +1,178 @@
-"""Loops by rows: all channels lie side by side, as in channels-last arrays (M, C, 1) and in (N, C).
+"""Kernels by rows: all channels lie side by side, as in channels-last arrays (M, C, 1) and in (N, C).
 
-The same sums as by planes, sum(a - p) and sum((a - p) * (b - q)), for all columns of a block of rows at once; the
-columns of a channel and the blocks are then merged in order. The moments' p and q are the block's first row.
-Per-channel vectors come spread to the width of a row.
+`normdrop._cpu.row_sums` says how the array is read as rows and what is in the workspace.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import prange
 
-from normdrop._cpu.arithmetic import centered, input_gradient, normalized
+from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
+from normdrop._cpu.row_sums import (
+    AT_ONCE,
+    merge_gradients,
+    merge_moments,
+    n_tiles,
+    tile_gradients,
+    tile_moments,
+    workspace,
+)
 from normdrop._cpu.simd import LANES, load, store, widen
 
-Vector: TypeAlias = npt.NDArray[np.float64]
+__all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace"]
 
-_BLOCK = 1 << 15  # elements per block of rows
-_MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
-_MIN_WIDTH = 64  # rows narrower than this are joined
-_AT_ONCE = 8  # rows read side by side, so that the sums of a column are loaded and stored once for all of them
-_TILE = 1024  # columns whose sums stay in the first-level cache
-
-
-class Rows:
-    """A flat array as rows of one width, several of the array's own rows joined if they are narrow.
-
-    Column v of a row belongs to channel (v // inner) % C. A last, shorter row may be left over.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        outer, n_channels, inner = shape
-        joined = min(outer, -(-_MIN_WIDTH // (n_channels * inner)))
-        self.width = joined * n_channels * inner
-        self.per_block = min(_MAX_ROWS, max(LANES, _BLOCK // self.width))
-        self.n_blocks = max(1, -(-(outer // joined) // self.per_block))
-        self._joined, self._inner = joined, inner
-
-    def spread(self, vector: Vector) -> Vector:
-        """Return a per-channel vector as a row."""
-        if self._inner > 1:
-            vector = np.repeat(vector, self._inner)
-        return np.tile(vector, self._joined) if self._joined > 1 else vector
+_CHUNK = 1 << 14  # elements per task of the element-wise loops
 
 
 @helper
-def _row_sums(sums: Any, a: Any, b: Any, block: Any, shifts: Any) -> None:
-    """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t).
+def _spread(row: Any, vector: Any, inner: Any) -> None:
+    """row[v] = vector[(v // inner) % C]."""
+    c = 0
+    for start in range(0, row.size, inner):
+        for v in range(start, start + inner):
+            row[v] = vector[c]
+        c = c + 1 if c + 1 < vector.size else 0
 
-    `a`, `b` flat; block = (start, rows, stride); s, t and shifts = (p, q) are rows of the same width.
-    """
-    s, t = sums
-    p, q = shifts
-    start, n_rows, stride = block
-    whole = s.size - s.size % LANES
-    for first in range(0, n_rows, _AT_ONCE):
-        stop = min(first + _AT_ONCE, n_rows)
+
+@helper
+def _rows_of(chunk: Any, size: Any, width: Any) -> Any:
+    """Chunk -> (first element, last element + 1) of whole rows; the last chunk also has what is left over."""
+    per_chunk = max(1, _CHUNK // width) * width
+    return chunk * per_chunk, min(chunk * per_chunk + per_chunk, size)
+
+
+@helper
+def _n_chunks(size: Any, width: Any) -> Any:
+    per_chunk = max(1, _CHUNK // width) * width
+    return (size + per_chunk - 1) // per_chunk
+
+
+@helper
+def _normalize_rows(y: Any, x: Any, run: Any, vectors: Any) -> None:
+    """y = (x - mean) * scale + shift per column on run = [start, stop); vectors = (mean, scale, shift)."""
+    start, stop = run
+    mean, scale, shift = vectors
+    width = mean.size
+    while start < stop:
+        at_once = min(AT_ONCE, (stop - start) // width)  # 0: a left-over row
+        n = width if at_once else stop - start
+        rows = max(1, at_once)
+        whole = n - n % LANES
         for v in range(0, whole, LANES):
-            ps, qs = widen(load(p, v)), widen(load(q, v))
-            ss, ts = load(s, v), load(t, v)
-            for r in range(first, stop):
-                i = start + r * stride + v
-                u = widen(load(a, i)) - ps
-                ts += u * (widen(load(b, i)) - qs)
-                ss += u
-            store(s, v, ss)
-            store(t, v, ts)
-        for v in range(whole, s.size):
-            for r in range(first, stop):
-                i = start + r * stride + v
-                u = np.float64(a[i]) - p[v]
-                t[v] += u * (np.float64(b[i]) - q[v])
-                s[v] += u
+            means, scales, shifts = load(mean, v), load(scale, v), load(shift, v)
+            i = start + v
+            for _ in range(rows):
+                store(y, i, normalized(widen(load(x, i)), means, scales, shifts))
+                i += width
+        for v in range(whole, n):
+            i = start + v
+            for _ in range(rows):
+                y[i] = normalized(np.float64(x[i]), mean[v], scale[v], shift[v])
+                i += width
+        start += n * rows
 
 
 @helper
-def _row_tile(task: Any, size: Any, width: Any, per_block: Any) -> Any:
-    """Task -> (block, first column, columns, first row, rows, columns that the left-over row adds)."""
-    n_tiles = (width + _TILE - 1) // _TILE
-    b, v = task // n_tiles, (task % n_tiles) * _TILE
-    n = min(_TILE, width - v)
-    all_rows = size // width
-    first = b * per_block
-    rows = min(per_block, all_rows - first)
-    left = min(n, size - all_rows * width - v) if first + rows == all_rows else 0
-    return b, v, n, first, rows, max(0, left)
-
-
-@helper
-def _n_row_tiles(partial: Any) -> Any:
-    return (partial.shape[0] // 2) * ((partial.shape[1] + _TILE - 1) // _TILE)
-
-
-@helper
-def _tile_sums(sums: Any, a: Any, b: Any, tile: Any, shifts: Any) -> None:
-    """_row_sums over the rows of a tile and the left-over row; tile = (first column, first row, rows, left, width)."""
-    v, first, n_rows, left, width = tile
-    s, t = sums
-    p, q = shifts
-    s[:] = 0.0
-    t[:] = 0.0
-    _row_sums(sums, a, b, (first * width + v, n_rows, width), shifts)
-    if left > 0:
-        _row_sums((s[:left], t[:left]), a, b, ((first + n_rows) * width + v, 1, width), (p[:left], q[:left]))
-
-
-@kernel("Pin")
-def moments(partial: Any, x: Any, per_block: Any) -> None:
-    """partial[2b], [2b + 1] = mean of each column in row block b and sum of squares about it. Parallel over tiles."""
-    width = partial.shape[1]
-    for task in prange(_n_row_tiles(partial)):
-        b, v, n, first, rows, left = _row_tile(task, x.size, width, per_block)
-        s, t = partial[2 * b, v : v + n], partial[2 * b + 1, v : v + n]
-        shift = x[first * width + v : first * width + v + n]
-        _tile_sums((s, t), x, x, (v, first, rows, left, width), (shift, shift))
-        for k in range(n):
-            offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if k < left else 0)))
-            s[k] = shift[k] + offset
-
-
-@helper
-def _n_rows(places: Any, b: Any, v: Any) -> Any:
-    """Rows of column v in block b; places = (size, width, rows per block)."""
-    size, width, per_block = places
-    all_rows = size // width
-    rows = min(per_block, all_rows - b * per_block)
-    return np.float64(rows + (1 if b * per_block + rows == all_rows and v < size - all_rows * width else 0))
-
-
-@kernel("VVPnnn")
-def merge_moments(mean: Any, var: Any, partial: Any, size: Any, inner: Any, per_block: Any) -> None:
-    """Mean and biased variance of each channel from those of its columns and blocks. Parallel over channels."""
-    n_blocks, width, n_channels = partial.shape[0] // 2, partial.shape[1], mean.size
-    n = np.float64(size // n_channels)
-    places = (size, width, per_block)
-    for channel in prange(n_channels):
-        first = partial[0, channel * inner]
-        offset, m2 = 0.0, 0.0
-        for b in range(n_blocks):
-            for start in range(channel * inner, width, n_channels * inner):
-                for v in range(start, start + inner):
-                    offset += (partial[2 * b, v] - first) * _n_rows(places, b, v)
-        center = first + offset / n
-        for b in range(n_blocks):
-            for start in range(channel * inner, width, n_channels * inner):
-                for v in range(start, start + inner):
-                    delta = partial[2 * b, v] - center
-                    m2 += partial[2 * b + 1, v] + delta * delta * _n_rows(places, b, v)
-        mean[channel], var[channel] = center, m2 / n
-
-
-@kernel("Piivvn")
-def gradients(partial: Any, dy: Any, x: Any, zeros: Any, mean: Any, per_block: Any) -> None:
-    """partial[2b], [2b + 1] = sum(dy), sum(dy * (x - mean)) of each column in row block b. Parallel over tiles."""
-    width = partial.shape[1]
-    for task in prange(_n_row_tiles(partial)):
-        b, v, n, first, rows, left = _row_tile(task, x.size, width, per_block)
-        sums = partial[2 * b, v : v + n], partial[2 * b + 1, v : v + n]
-        _tile_sums(sums, dy, x, (v, first, rows, left, width), (zeros[v : v + n], mean[v : v + n]))
-
-
-@kernel("VVPn")
-def merge_gradients(sum_dy: Any, sum_product: Any, partial: Any, inner: Any) -> None:
-    """Sums of each channel from those of its columns and blocks. Parallel over channels."""
-    n_blocks, width, n_channels = partial.shape[0] // 2, partial.shape[1], sum_dy.size
-    for channel in prange(n_channels):
-        s, t = 0.0, 0.0
-        for b in range(n_blocks):
-            for start in range(channel * inner, width, n_channels * inner):
-                for v in range(start, start + inner):
-                    s += partial[2 * b, v]
-                    t += partial[2 * b + 1, v]
-        sum_dy[channel], sum_product[channel] = s, t
-
-
-@kernel("oivvvn")
-def normalize(y: Any, x: Any, mean: Any, scale: Any, shift: Any, per_block: Any) -> None:
-    """y = (x - mean) * scale + shift per column. Parallel over blocks of rows."""
+def _gradient_rows(dx: Any, dy: Any, x: Any, run: Any, vectors: Any) -> None:
+    """dx of `_formulas.input_gradient` per column on run = [start, stop); vectors = (mean, mean_dy, slope, scale)."""
+    start, stop = run
+    mean, mean_dy, slope, scale = vectors
     width = mean.size
-    n_rows = (x.size + width - 1) // width
-    for b in prange((n_rows + per_block - 1) // per_block):
-        for first in range(b * per_block, min(b * per_block + per_block, n_rows), _AT_ONCE):
-            begin, end = first * width, min(min(first + _AT_ONCE, b * per_block + per_block) * width, x.size)
-            whole = width - width % LANES
-            for v in range(0, whole, LANES):
-                means, scales, shifts = load(mean, v), load(scale, v), load(shift, v)
-                for i in range(begin + v, end - (LANES - 1), width):
-                    store(y, i, normalized(widen(load(x, i)), means, scales, shifts))
-            for v in range(whole, width):
-                for i in range(begin + v, end, width):
-                    y[i] = normalized(np.float64(x[i]), mean[v], scale[v], shift[v])
-            if (end - begin) % width:  # the left-over row may end inside a vector
-                rest = end - (end - begin) % width
-                for v in range((end - rest) - (end - rest) % LANES, min(end - rest, whole)):
-                    y[rest + v] = normalized(np.float64(x[rest + v]), mean[v], scale[v], shift[v])
+    while start < stop:
+        at_once = min(AT_ONCE, (stop - start) // width)
+        n = width if at_once else stop - start
+        rows = max(1, at_once)
+        whole = n - n % LANES
+        for v in range(0, whole, LANES):
+            means, means_dy, slopes, scales = load(mean, v), load(mean_dy, v), load(slope, v), load(scale, v)
+            i = start + v
+            for _ in range(rows):
+                value = input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales)
+                store(dx, i, value)
+                i += width
+        for v in range(whole, n):
+            i = start + v
+            for _ in range(rows):
+                value = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean[v], mean_dy[v], slope[v], scale[v])
+                dx[i] = value
+                i += width
+        start += n * rows
 
 
-@kernel("oiivvvvn")
-def input_gradients(dx: Any, dy: Any, x: Any, mean: Any, mean_dy: Any, slope: Any, scale: Any, per_block: Any) -> None:
-    """dx = (dy - mean_dy - (x - mean) * slope) * scale per column. Parallel over blocks of rows."""
-    width = mean.size
-    n_rows = (x.size + width - 1) // width
-    for b in prange((n_rows + per_block - 1) // per_block):
-        for first in range(b * per_block, min(b * per_block + per_block, n_rows), _AT_ONCE):
-            begin, end = first * width, min(min(first + _AT_ONCE, b * per_block + per_block) * width, x.size)
-            whole = width - width % LANES
-            for v in range(0, whole, LANES):
-                means, means_dy, slopes, scales = load(mean, v), load(mean_dy, v), load(slope, v), load(scale, v)
-                for i in range(begin + v, end - (LANES - 1), width):
-                    value = input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales)
-                    store(dx, i, value)
-            for v in range(whole, width):
-                for i in range(begin + v, end, width):
-                    dx[i] = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean[v], mean_dy[v], slope[v], scale[v])
-            if (end - begin) % width:
-                rest = end - (end - begin) % width
-                for v in range((end - rest) - (end - rest) % LANES, min(end - rest, whole)):
-                    i = rest + v
-                    dx[i] = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean[v], mean_dy[v], slope[v], scale[v])
+@kernel("VVIP")
+def moments(mean: Any, var: Any, x: Any, work: Any) -> None:
+    """Mean and biased variance of each channel. Parallel over tiles."""
+    flat = x.reshape(x.size)
+    for task in prange(n_tiles(x.shape)):
+        tile_moments(work, flat, x.shape, task)
+    merge_moments(mean, var, work, x.shape)
+
+
+@kernel("OIvvvP")
+def normalize(y: Any, x: Any, mean: Any, scale: Any, shift: Any, work: Any) -> None:
+    """y = (x - mean) * scale + shift per channel. Parallel over chunks of rows."""
+    inner, width = x.shape[2], work.shape[1]
+    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    vectors = work[-4], work[-3], work[-2]
+    _spread(vectors[0], mean, inner)
+    _spread(vectors[1], scale, inner)
+    _spread(vectors[2], shift, inner)
+    for chunk in prange(_n_chunks(x.size, width)):
+        _normalize_rows(flat_y, flat_x, _rows_of(chunk, x.size, width), vectors)
+
+
+@kernel("OIVVvvPf")
+def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+    """Moments and y of each channel. Parallel over tiles, then over chunks of rows."""
+    inner, width = x.shape[2], work.shape[1]
+    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    for task in prange(n_tiles(x.shape)):
+        tile_moments(work, flat_x, x.shape, task)
+    merge_moments(mean, var, work, x.shape)
+    scale = np.empty(mean.size)
+    for c in range(mean.size):
+        scale[c] = gamma[c] * (1.0 / np.sqrt(var[c] + eps))
+    vectors = work[-4], work[-3], work[-2]
+    _spread(vectors[0], mean, inner)
+    _spread(vectors[1], scale, inner)
+    _spread(vectors[2], beta, inner)
+    for chunk in prange(_n_chunks(x.size, width)):
+        _normalize_rows(flat_y, flat_x, _rows_of(chunk, x.size, width), vectors)
+
+
+@kernel("PIIvP")
+def gradients(sums: Any, dy: Any, x: Any, mean: Any, work: Any) -> None:
+    """sums[0], sums[1] = sum(dy), sum(dy * (x - mean)) of each channel. Parallel over tiles."""
+    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
+    work[-1] = 0.0
+    _spread(work[-2], mean, x.shape[2])
+    for task in prange(n_tiles(x.shape)):
+        tile_gradients(work, flat_dy, flat_x, x.shape, task)
+    merge_gradients(sums, work, x.shape)
+
+
+@kernel("OIIvvvPP")
+def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums: Any, work: Any) -> None:
+    """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks of rows."""
+    inner, width = x.shape[2], work.shape[1]
+    n = np.float64(x.shape[0] * inner)
+    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
+    work[-1] = 0.0
+    _spread(work[-2], mean, inner)
+    for task in prange(n_tiles(x.shape)):
+        tile_gradients(work, flat_dy, flat_x, x.shape, task)
+    merge_gradients(sums, work, x.shape)
+    mean_dy, slope, scale = np.empty(mean.size), np.empty(mean.size), np.empty(mean.size)
+    for c in range(mean.size):
+        mean_dy[c], scale[c] = sums[0, c] / n, gamma[c] * inv_std[c]
+        slope[c] = sums[1, c] * inv_std[c] * inv_std[c] / n
+    vectors = work[-2], work[-1], work[-3], work[-4]
+    _spread(vectors[1], mean_dy, inner)
+    _spread(vectors[2], slope, inner)
+    _spread(vectors[3], scale, inner)
+    for chunk in prange(_n_chunks(x.size, width)):
+        _gradient_rows(flat_dx, flat_dy, flat_x, _rows_of(chunk, x.size, width), vectors)

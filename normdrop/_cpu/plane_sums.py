@@ -1,0 +1,129 @@
+"""Sums of channels that lie in planes: in long runs, as in channels-first arrays (outer, C, inner).
+
+Statistics are sums over blocks of a channel, sum(a - p) and sum((a - p) * (b - q)): the moments with a = b = x and p
+= q the block's first value, the gradients with a = dy, p = 0, b = x, q = mean. Blocks follow from the shape; each is
+summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the bits do not depend on threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from normdrop._cpu.arithmetic import centered
+from normdrop._cpu.launch import helper
+from normdrop._cpu.simd import LANES, load, splat, sum_lanes, widen
+
+# Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
+# times the variance), the cost of merging blocks shrinks.
+_BLOCK = 1 << 14
+
+
+def tiling(shape: Any) -> Any:
+    """Return (planes per block, values per plane and block, blocks per channel)."""
+    outer, _, inner = shape
+    length = min(inner, _BLOCK)
+    planes = max(1, _BLOCK // inner)
+    return planes, length, ((outer + planes - 1) // planes) * ((inner + length - 1) // length)
+
+
+def workspace(shape: tuple[int, ...]) -> Any:
+    """Return room for two sums of all blocks."""
+    return np.empty((shape[1], 2 * tiling(shape)[2]))
+
+
+_tiling = helper(tiling)
+
+
+@helper
+def n_blocks(shape: Any) -> Any:
+    """Blocks per channel."""
+    return _tiling(shape)[2]
+
+
+@helper
+def _block(shape: Any, channel: Any, b: Any) -> Any:
+    """Block b of a channel: (offset of its first value, planes, values per plane)."""
+    outer, n_channels, inner = shape
+    planes, length, _ = _tiling(shape)
+    n_runs = (inner + length - 1) // length
+    o, i = (b // n_runs) * planes, (b % n_runs) * length
+    return (o * n_channels + channel) * inner + i, min(planes, outer - o), min(length, inner - i)
+
+
+@helper
+def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
+    """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q)."""
+    start, n_planes, length = block
+    p, q = shifts
+    ps, qs = splat(p), splat(q)
+    s0, s1, t0, t1 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    s, t = 0.0, 0.0
+    for plane in range(n_planes):
+        i = start + plane * stride
+        stop = i + length
+        while i + 2 * LANES <= stop:
+            u0 = widen(load(a, i)) - ps
+            u1 = widen(load(a, i + LANES)) - ps
+            t0 += u0 * (widen(load(b, i)) - qs)
+            t1 += u1 * (widen(load(b, i + LANES)) - qs)
+            s0 += u0
+            s1 += u1
+            i += 2 * LANES
+        if i + LANES <= stop:
+            u0 = widen(load(a, i)) - ps
+            t0 += u0 * (widen(load(b, i)) - qs)
+            s0 += u0
+            i += LANES
+        while i < stop:
+            u = np.float64(a[i]) - p
+            t += u * (np.float64(b[i]) - q)
+            s += u
+            i += 1
+    return s + sum_lanes(s0 + s1), t + sum_lanes(t0 + t1)
+
+
+@helper
+def block_moments(work: Any, x: Any, shape: Any, channel: Any, b: Any) -> None:
+    """work[channel, 2b], [.., 2b + 1] = mean of block b of a channel and sum of squares about it."""
+    block = _block(shape, channel, b)
+    shift = np.float64(x[block[0]])
+    s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift))
+    offset, m2 = centered(s, t, block[1] * block[2])
+    work[channel, 2 * b], work[channel, 2 * b + 1] = shift + offset, m2
+
+
+@helper
+def merged_moments(work: Any, shape: Any, channel: Any) -> Any:
+    """Mean and biased variance of a channel from those of its blocks; only non-negative terms are added."""
+    first = work[channel, 0]
+    n = np.float64(shape[0] * shape[2])
+    offset, m2 = 0.0, 0.0
+    for b in range(n_blocks(shape)):
+        block = _block(shape, channel, b)
+        offset += (work[channel, 2 * b] - first) * (block[1] * block[2])
+    mean = first + offset / n
+    for b in range(n_blocks(shape)):
+        block = _block(shape, channel, b)
+        delta = work[channel, 2 * b] - mean
+        m2 += work[channel, 2 * b + 1] + delta * delta * (block[1] * block[2])
+    return mean, m2 / n
+
+
+@helper
+def block_gradients(work: Any, dy: Any, x: Any, places: Any, mean: Any) -> None:
+    """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block; places = (shape, channel, b)."""
+    shape, channel, b = places
+    s, t = _block_sums(dy, x, _block(shape, channel, b), shape[1] * shape[2], (0.0, mean))
+    work[channel, 2 * b], work[channel, 2 * b + 1] = s, t
+
+
+@helper
+def merged_gradients(work: Any, shape: Any, channel: Any) -> Any:
+    """Sums of a channel from those of its blocks."""
+    s, t = 0.0, 0.0
+    for b in range(n_blocks(shape)):
+        s += work[channel, 2 * b]
+        t += work[channel, 2 * b + 1]
+    return s, t

@@ -1,0 +1,211 @@
+"""Sums of columns: an array in which all channels lie side by side, as in channels-last arrays (M, C, 1) and in (N, C).
+
+The array is read as rows of one width, several of its own rows joined where they are narrow; column v of a row
+belongs to channel (v // inner) % C, and a last, shorter row may be left over. The sums are sum(a - p) and sum((a - p)
+* (b - q)) of each column over blocks of rows: the moments with a = b = x and p = q the block's first row, the
+gradients with a = dy, p = 0, b = x, q = mean. Blocks and then the columns of a channel are merged in order, so that
+the bits depend on the shape alone.
+
+A workspace has two rows for the sums of each block and four for vectors spread over the columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from normdrop._cpu.arithmetic import centered
+from normdrop._cpu.launch import helper
+from normdrop._cpu.simd import LANES, load, store, widen
+
+_BLOCK = 1 << 16  # elements per block of rows
+_MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
+_MIN_WIDTH = 64  # rows narrower than this are joined
+_TILE = 512  # columns whose sums stay in the first-level cache
+_SPREAD = 4  # vectors spread over the columns
+AT_ONCE = 8  # rows read side by side, so that what belongs to a column is loaded once for all of them
+
+
+def geometry(shape: Any) -> Any:
+    """Return (width of a row, rows per block, blocks)."""
+    outer, n_channels, inner = shape
+    joined = max(1, min(outer, (_MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
+    width = joined * n_channels * inner
+    per_block = min(_MAX_ROWS, max(LANES, _BLOCK // width))
+    return width, per_block, max(1, (outer // joined + per_block - 1) // per_block)
+
+
+def workspace(shape: tuple[int, ...]) -> Any:
+    """Return room for the sums of all blocks and for spread vectors."""
+    width, _, n_blocks = geometry(shape)
+    return np.empty((2 * n_blocks + _SPREAD, width))
+
+
+_geometry = helper(geometry)
+
+
+@helper
+def n_tiles(shape: Any) -> Any:
+    width, _, n_blocks = _geometry(shape)
+    return n_blocks * ((width + _TILE - 1) // _TILE)
+
+
+@helper
+def _tile(shape: Any, task: Any) -> Any:
+    """Task -> (block, first column, columns, first row, rows, columns in which the left-over row adds one)."""
+    width, per_block, n_blocks = _geometry(shape)
+    n_tiles = (width + _TILE - 1) // _TILE
+    b, v = task // n_tiles, (task % n_tiles) * _TILE
+    n = min(_TILE, width - v)
+    first = b * per_block
+    size = shape[0] * shape[1] * shape[2]
+    rows = min(per_block, size // width - first)
+    left = max(0, min(n, size % width - v)) if b == n_blocks - 1 else 0
+    return b, v, n, first, rows, left
+
+
+@helper
+def _row_sums(sums: Any, a: Any, b: Any, block: Any, shifts: Any) -> None:
+    """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t).
+
+    `a`, `b` flat; block = (start, rows, stride); s, t and shifts = (p, q) are rows of one width.
+    """
+    s, t = sums
+    p, q = shifts
+    start, n_rows, stride = block
+    whole = s.size - s.size % LANES
+    for first in range(0, n_rows, AT_ONCE):
+        at_once = min(AT_ONCE, n_rows - first)
+        begin = start + first * stride
+        for v in range(0, whole, LANES):
+            ps, qs = widen(load(p, v)), widen(load(q, v))
+            ss, ts = load(s, v), load(t, v)
+            i = begin + v
+            for _ in range(at_once):
+                u = widen(load(a, i)) - ps
+                ts += u * (widen(load(b, i)) - qs)
+                ss += u
+                i += stride
+            store(s, v, ss)
+            store(t, v, ts)
+        for v in range(whole, s.size):
+            i = begin + v
+            for _ in range(at_once):
+                u = np.float64(a[i]) - p[v]
+                t[v] += u * (np.float64(b[i]) - q[v])
+                s[v] += u
+                i += stride
+
+
+@helper
+def _tile_sums(sums: Any, a: Any, b: Any, tile: Any, shifts: Any) -> None:
+    """Sums over the rows of a tile and the left-over row; tile = (first column, first row, rows, left, width)."""
+    v, first, n_rows, left, width = tile
+    s, t = sums
+    p, q = shifts
+    s[:] = 0.0
+    t[:] = 0.0
+    _row_sums(sums, a, b, (first * width + v, n_rows, width), shifts)
+    if left > 0:
+        _row_sums((s[:left], t[:left]), a, b, ((first + n_rows) * width + v, 1, width), (p[:left], q[:left]))
+
+
+@helper
+def tile_moments(work: Any, x: Any, shape: Any, task: Any) -> None:
+    """work[2b], work[2b + 1] = mean of each column of a tile in block b and sum of squares about it."""
+    b, v, n, first, rows, left = _tile(shape, task)
+    width = work.shape[1]
+    s, t = work[2 * b, v : v + n], work[2 * b + 1, v : v + n]
+    shift = x[first * width + v : first * width + v + n]
+    _tile_sums((s, t), x, x, (v, first, rows, left, width), (shift, shift))
+    for k in range(n):
+        offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if k < left else 0)))
+        s[k] = shift[k] + offset
+
+
+@helper
+def tile_gradients(work: Any, dy: Any, x: Any, shape: Any, task: Any) -> None:
+    """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column, for the columns of a tile.
+
+    The last rows of the workspace hold zeros and the means.
+    """
+    b, v, n, first, rows, left = _tile(shape, task)
+    zeros, means = work[-1, v : v + n], work[-2, v : v + n]
+    sums = work[2 * b, v : v + n], work[2 * b + 1, v : v + n]
+    _tile_sums(sums, dy, x, (v, first, rows, left, work.shape[1]), (zeros, means))
+
+
+@helper
+def _block_rows(shape: Any, b: Any) -> Any:
+    """(rows of block b, columns to which the left-over row adds one)."""
+    width, per_block, n_blocks = _geometry(shape)
+    size = shape[0] * shape[1] * shape[2]
+    return min(per_block, size // width - b * per_block), size % width if b == n_blocks - 1 else 0
+
+
+@helper
+def _merge_blocks(work: Any, shape: Any) -> None:
+    """work[0], work[1] = the moments of each column over all blocks."""
+    width, _, n_blocks = _geometry(shape)
+    size = shape[0] * shape[1] * shape[2]
+    offset, mean = work[-1], work[-2]
+    offset[:] = 0.0
+    for b in range(1, n_blocks):
+        rows, left = _block_rows(shape, b)
+        for v in range(width):
+            offset[v] += (work[2 * b, v] - work[0, v]) * np.float64(rows + (1 if v < left else 0))
+    for v in range(width):
+        mean[v] = work[0, v] + offset[v] / np.float64(size // width + (1 if v < size % width else 0))
+    for b in range(n_blocks):
+        rows, left = _block_rows(shape, b)
+        for v in range(width):
+            delta = work[2 * b, v] - mean[v]
+            m2 = work[2 * b + 1, v] + delta * delta * np.float64(rows + (1 if v < left else 0))
+            work[1, v] = work[1, v] + m2 if b > 0 else m2
+    work[0] = mean
+
+
+@helper
+def merge_moments(mean: Any, var: Any, work: Any, shape: Any) -> None:
+    """Merge the moments of blocks, then those of each channel's columns; only non-negative terms are added."""
+    outer, n_channels, inner = shape
+    width, _, n_blocks = _geometry(shape)
+    size = outer * n_channels * inner
+    n_rows, left, n = size // width, size % width, np.float64(outer * inner)
+    if n_blocks > 1:
+        _merge_blocks(work, shape)
+    if width == n_channels:
+        for c in range(n_channels):
+            mean[c], var[c] = work[0, c], work[1, c] / n
+        return
+    for c in range(n_channels):
+        first = work[0, c * inner]
+        offset, m2 = 0.0, 0.0
+        for start in range(c * inner, width, n_channels * inner):
+            for v in range(start, start + inner):
+                offset += (work[0, v] - first) * np.float64(n_rows + (1 if v < left else 0))
+        mean[c] = first + offset / n
+        for start in range(c * inner, width, n_channels * inner):
+            for v in range(start, start + inner):
+                delta = work[0, v] - mean[c]
+                m2 += work[1, v] + delta * delta * np.float64(n_rows + (1 if v < left else 0))
+        var[c] = m2 / n
+
+
+@helper
+def merge_gradients(sums: Any, work: Any, shape: Any) -> None:
+    """Add the sums of blocks, then those of each channel's columns."""
+    _, n_channels, inner = shape
+    width, _, n_blocks = _geometry(shape)
+    for b in range(1, n_blocks):
+        for v in range(width):
+            work[0, v] += work[2 * b, v]
+            work[1, v] += work[2 * b + 1, v]
+    sums[:] = 0.0
+    c = 0
+    for start in range(0, width, inner):
+        for v in range(start, start + inner):
+            sums[0, c] += work[0, v]
+            sums[1, c] += work[1, v]
+        c = c + 1 if c + 1 < n_channels else 0
