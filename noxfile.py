@@ -9,6 +9,11 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 TESTS = ".[demo,test,peers]"
+# Left out where only kernels matter: the demo, tests that set up processes of their own, and the reference.
+OWN = ["demo", "imports", "kernel_cache", "launch", "processes"]
+KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
+COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
+PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
 
 
 def _pytest(session: nox.Session, *args: str, **env: str) -> None:
@@ -19,7 +24,7 @@ def _pytest(session: nox.Session, *args: str, **env: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types and docstrings."""
+    """Check style, types and docstrings."""
     session.install(".[lint,demo,test]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -29,48 +34,40 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, with compiled kernels."""
+    """Run all tests, with compiled kernels."""
     _pytest(session)
 
 
 @nox.session
 def tests_nojit(session: nox.Session) -> None:
-    """The tests that can run with the kernels as plain Python."""
-    _pytest(session, "tests/", "-m", "not jit and not slow", NUMBA_DISABLE_JIT="1")
+    """Run the tests that can run with the kernels as plain Python."""
+    _pytest(session, *PLAIN_PYTHON, NUMBA_DISABLE_JIT="1")
 
 
 @nox.session
 def tests_serial(session: nox.Session) -> None:
-    """All tests on one thread."""
-    _pytest(session, NUMBA_NUM_THREADS="1")
+    """Run the quicker tests of compiled kernels on one thread."""
+    _pytest(session, *COMPILED, NUMBA_NUM_THREADS="1")
 
 
 @nox.session
 def tests_boundscheck(session: nox.Session) -> None:
-    """All tests with every index checked."""
-    _pytest(session, NUMBA_BOUNDSCHECK="1")
+    """Run the quicker tests of compiled kernels with every index checked."""
+    _pytest(session, *COMPILED, NUMBA_BOUNDSCHECK="1")
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Line and branch coverage; only plain Python can be counted, so the kernels are not compiled."""
+    """Count lines and branches; only plain Python can be counted, so the kernels are not compiled."""
     _pytest(
-        session,
-        "tests/",
-        "-m",
-        "not jit and not slow",
-        "--cov=normdrop",
-        "--cov-report=term",
-        "--cov-report=html:build/coverage",
-        NUMBA_DISABLE_JIT="1",
+        session, *PLAIN_PYTHON, "--cov", "--cov-report=term", "--cov-report=html:build/coverage", NUMBA_DISABLE_JIT="1"
     )
 
 
 @nox.session
 def doctest(session: nox.Session) -> None:
-    """The examples in docstrings, README and docs."""
-    pages = [str(path) for path in sorted(Path("docs").rglob("*.md"))]
-    _pytest(session, "normdrop", "README.md", *pages)
+    """Run the examples in docstrings, README and docs."""
+    _pytest(session, "normdrop", "README.md", "docs/")
 
 
 @nox.session

@@ -23,6 +23,8 @@ def kind(value: object) -> str:
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
     """Return `value` as an int in [low, high]."""
+    if type(value) is int and low <= value and (high is None or value <= high):
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int; got {kind(value)}")
     if value < low or (high is not None and value > high):
@@ -51,6 +53,8 @@ def probability(p: object) -> float:
 
 def eps(value: object) -> float:
     """Return eps as a positive finite float."""
+    if type(value) is float and 0.0 < value < math.inf:
+        return value
     number = real(value, "eps", "positive, for example 1e-5")
     if not 0.0 < number < math.inf:
         raise ValueError(f"eps must be positive and finite, for example 1e-5; got {value!r}")
@@ -175,7 +179,9 @@ def _overlaps_itself(x: Array) -> bool:
 
 def mask(values: object, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Return a caller's mask after checking dtype and shape."""
-    if not isinstance(values, np.ndarray) or values.dtype != np.bool_ or isinstance(values, np.ma.MaskedArray):
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError("mask is a masked array, whose own mask would be ignored; pass mask.filled(False)")
+    if not isinstance(values, np.ndarray) or values.dtype != np.bool_:
         what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")
     if values.shape != shape:
@@ -213,6 +219,23 @@ def channels(values: object, name: str, n_channels: int) -> Array:
     if vector.shape != (n_channels,):
         raise ValueError(f"{name} must have shape ({n_channels},), one value per channel of x; got {vector.shape}")
     return vector
+
+
+def not_negative(values: Array, name: str) -> None:
+    """Check a variance; a NaN is let pass, because it says that the data had one."""
+    if (values < 0).any():
+        raise ValueError(f"{name} must not be negative, it is a variance; got {np.nanmin(values)}")
+
+
+def rounded(values: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """Return `values` in another float dtype; a finite value that becomes infinite is refused."""
+    with np.errstate(over="ignore"):
+        result = values.astype(dtype)
+    if (np.isinf(result) & np.isfinite(values)).any():
+        raise ValueError(
+            f"{name} has values beyond {dtype}; got {values[np.isfinite(values)].max()}. Use a wider dtype."
+        )
+    return result
 
 
 def state_keys(state: object, names: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ def philox(counter: list[Words], key: tuple[int, int]) -> list[Words]:
 
 
 def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
-    """Set mask[j] = whether element first + j is kept: the mask law, version 1. `mask` is flat, threshold = T."""
+    """Set mask[j] = whether element first + j is kept, by the mask law, version 1; flat, threshold = T < 2**32."""
     i = np.arange(mask.size, dtype=np.uint64) + np.uint64(first)
     g, e = i // np.uint64(128), i % np.uint64(128)
     r, h, t = e // np.uint64(32), (e // np.uint64(16)) % np.uint64(2), e % np.uint64(16)

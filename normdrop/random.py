@@ -59,8 +59,17 @@ class _DefaultSource:
 
 
 _default_source = _DefaultSource()
+_stream_lock = threading.Lock()  # one for all streams: it is held for a moment only
+
+
+def _after_fork() -> None:
+    global _stream_lock
+    _stream_lock = threading.Lock()
+    _default_source.after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_default_source.after_fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def seed(n: int | None) -> None:
@@ -94,7 +103,8 @@ def _seed_sequence(rng: int | SeedSequence | None) -> SeedSequence:
     return SeedSequence(rng)
 
 
-def _check_rng(rng: object) -> None:
+def check_rng(rng: object) -> None:
+    """Refuse what is none of the kinds of `rng`; nothing is drawn."""
     if rng is None or isinstance(rng, (SeedSequence, Generator, MaskStream)):
         return
     if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
@@ -107,7 +117,7 @@ def _check_rng(rng: object) -> None:
 
 def as_generator(rng: RNG) -> Generator:
     """Return the NumPy generator that `rng` stands for (SPEC 7), for drawing initial parameters."""
-    _check_rng(rng)
+    check_rng(rng)
     if isinstance(rng, Generator):
         return rng
     if isinstance(rng, MaskStream):
@@ -160,11 +170,11 @@ class MaskStream:
     True
     """
 
-    __slots__ = ("_call", "_key", "_lock")
+    __slots__ = ("_call", "_key")
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __init__(self, rng: RNG = None) -> None:
-        _check_rng(rng)
+        check_rng(rng)
         call = 0
         if isinstance(rng, MaskStream):
             key, call = rng.key, rng.call
@@ -174,7 +184,6 @@ class MaskStream:
             key = _key_of(_seed_sequence(rng).generate_state(2, np.uint32))
         self._key = key
         self._call = call
-        self._lock = threading.Lock()
 
     @classmethod
     def from_key(cls, key: Key, call: int = 0) -> MaskStream:
@@ -200,7 +209,6 @@ class MaskStream:
         stream = cls.__new__(cls)
         stream._key = _check_key(key)
         stream._call = _checks.integer(call, "call", 0, _MAX_CALL - 1)
-        stream._lock = threading.Lock()
         return stream
 
     @property
@@ -225,7 +233,7 @@ class MaskStream:
         int
             The call that is now the caller's alone, also when several threads ask at once.
         """
-        with self._lock:
+        with _stream_lock:
             call = self._call
             if call >= _MAX_CALL - 1:
                 raise RuntimeError(f"stream is exhausted: call has reached {call}; use a stream with another key")
@@ -240,7 +248,7 @@ class MaskStream:
         call : int
             What `take` returned.
         """
-        with self._lock:
+        with _stream_lock:
             if self._call == call + 1:
                 self._call = call
 
@@ -282,7 +290,7 @@ class MaskStream:
         number = _checks.state_array(state, "call", (), "iu")
         key = _check_key(_key_of(words))
         call = _checks.integer(int(number), "state['call']", 0, _MAX_CALL - 1)
-        with self._lock:
+        with _stream_lock:
             self._key, self._call = key, call
 
     def __eq__(self, other: object) -> bool:

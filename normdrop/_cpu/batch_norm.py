@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop._cpu import planes, rows
-from normdrop._cpu.launch import threads
+from normdrop._cpu.launch import PARALLEL_SIZE, threads
 from normdrop._cpu.simd import LANES
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -25,7 +25,9 @@ def _by_rows(x: Array) -> bool:
 def _in_one_go(x: Array) -> bool:
     """Whether each channel can be read again from the cache, and there are channels for every thread."""
     outer, n_channels, inner = x.shape
-    return bool(outer * inner * x.itemsize <= _SLAB and n_channels >= 4 * threads())
+    if outer * inner * x.itemsize > _SLAB:
+        return False
+    return x.size < PARALLEL_SIZE or n_channels >= 4 * threads()
 
 
 def moments(mean: Vector, var: Vector, x: Array) -> None:

@@ -7,6 +7,7 @@ summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,12 @@ def tiling(shape: Any) -> Any:
 
 def workspace(shape: tuple[int, ...]) -> Any:
     """Return room for two sums of all blocks."""
-    return np.empty((shape[1], 2 * tiling(shape)[2]))
+    return np.empty(_workspace_shape(shape))
+
+
+@lru_cache(maxsize=1024)
+def _workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[1], 2 * tiling(shape)[2]
 
 
 _tiling = helper(tiling)

@@ -42,6 +42,13 @@ def _normalize_run(y: Any, x: Any, run: Any, vectors: Any) -> None:
     i, stop = run
     mean, scale, shift = vectors
     means, scales, shifts = splat(mean), splat(scale), splat(shift)
+    while i + 4 * LANES <= stop:
+        x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
+        store(y, i, normalized(widen(x0), means, scales, shifts))
+        store(y, i + LANES, normalized(widen(x1), means, scales, shifts))
+        store(y, i + 2 * LANES, normalized(widen(x2), means, scales, shifts))
+        store(y, i + 3 * LANES, normalized(widen(x3), means, scales, shifts))
+        i += 4 * LANES
     while i + LANES <= stop:
         store(y, i, normalized(widen(load(x, i)), means, scales, shifts))
         i += LANES

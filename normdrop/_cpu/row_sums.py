@@ -11,6 +11,7 @@ A workspace has two rows for the sums of each block and four for vectors spread 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,13 @@ def geometry(shape: Any) -> Any:
 
 def workspace(shape: tuple[int, ...]) -> Any:
     """Return room for the sums of all blocks and for spread vectors."""
+    return np.empty(_workspace_shape(shape))
+
+
+@lru_cache(maxsize=1024)
+def _workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     width, _, n_blocks = geometry(shape)
-    return np.empty((2 * n_blocks + _SPREAD, width))
+    return 2 * n_blocks + _SPREAD, width
 
 
 _geometry = helper(geometry)
@@ -47,22 +53,26 @@ _geometry = helper(geometry)
 
 @helper
 def n_tiles(shape: Any) -> Any:
+    """Tiles of all blocks."""
     width, _, n_blocks = _geometry(shape)
     return n_blocks * ((width + _TILE - 1) // _TILE)
 
 
 @helper
-def _tile(shape: Any, task: Any) -> Any:
-    """Task -> (block, first column, columns, first row, rows, columns in which the left-over row adds one)."""
+def tile_of(shape: Any, task: Any) -> Any:
+    """Task -> tile = (block, first column, end)."""
+    width, _, _ = _geometry(shape)
+    n = (width + _TILE - 1) // _TILE
+    start = (task % n) * _TILE
+    return task // n, start, min(start + _TILE, width)
+
+
+@helper
+def _block_rows(shape: Any, b: Any) -> Any:
+    """(rows of block b, columns to which the left-over row adds one)."""
     width, per_block, n_blocks = _geometry(shape)
-    n_tiles = (width + _TILE - 1) // _TILE
-    b, v = task // n_tiles, (task % n_tiles) * _TILE
-    n = min(_TILE, width - v)
-    first = b * per_block
     size = shape[0] * shape[1] * shape[2]
-    rows = min(per_block, size // width - first)
-    left = max(0, min(n, size % width - v)) if b == n_blocks - 1 else 0
-    return b, v, n, first, rows, left
+    return min(per_block, size // width - b * per_block), size % width if b == n_blocks - 1 else 0
 
 
 @helper
@@ -99,55 +109,53 @@ def _row_sums(sums: Any, a: Any, b: Any, block: Any, shifts: Any) -> None:
 
 
 @helper
-def _tile_sums(sums: Any, a: Any, b: Any, tile: Any, shifts: Any) -> None:
-    """Sums over the rows of a tile and the left-over row; tile = (first column, first row, rows, left, width)."""
-    v, first, n_rows, left, width = tile
+def _tile_sums(sums: Any, a: Any, b: Any, places: Any, shifts: Any) -> None:
+    """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (shape, tile)."""
+    shape, (block, start, _) = places
     s, t = sums
     p, q = shifts
+    width, per_block, _ = _geometry(shape)
+    rows, left = _block_rows(shape, block)
+    first = block * per_block * width + start
     s[:] = 0.0
     t[:] = 0.0
-    _row_sums(sums, a, b, (first * width + v, n_rows, width), shifts)
+    _row_sums(sums, a, b, (first, rows, width), shifts)
+    left = min(left - start, s.size)
     if left > 0:
-        _row_sums((s[:left], t[:left]), a, b, ((first + n_rows) * width + v, 1, width), (p[:left], q[:left]))
+        _row_sums((s[:left], t[:left]), a, b, (first + rows * width, 1, width), (p[:left], q[:left]))
 
 
 @helper
-def tile_moments(work: Any, x: Any, shape: Any, task: Any) -> None:
+def tile_moments(work: Any, x: Any, shape: Any, tile: Any) -> None:
     """work[2b], work[2b + 1] = mean of each column of a tile in block b and sum of squares about it."""
-    b, v, n, first, rows, left = _tile(shape, task)
-    width = work.shape[1]
-    s, t = work[2 * b, v : v + n], work[2 * b + 1, v : v + n]
-    shift = x[first * width + v : first * width + v + n]
-    _tile_sums((s, t), x, x, (v, first, rows, left, width), (shift, shift))
-    for k in range(n):
-        offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if k < left else 0)))
+    b, start, end = tile
+    width, per_block, _ = _geometry(shape)
+    rows, left = _block_rows(shape, b)
+    s, t = work[2 * b, start:end], work[2 * b + 1, start:end]
+    shift = x[b * per_block * width + start : b * per_block * width + end]
+    _tile_sums((s, t), x, x, (shape, tile), (shift, shift))
+    for k in range(end - start):
+        offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if start + k < left else 0)))
         s[k] = shift[k] + offset
 
 
 @helper
-def tile_gradients(work: Any, dy: Any, x: Any, shape: Any, task: Any) -> None:
-    """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column, for the columns of a tile.
+def tile_gradients(work: Any, dy: Any, x: Any, shape: Any, tile: Any) -> None:
+    """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column of a tile in block b.
 
     The last rows of the workspace hold zeros and the means.
     """
-    b, v, n, first, rows, left = _tile(shape, task)
-    zeros, means = work[-1, v : v + n], work[-2, v : v + n]
-    sums = work[2 * b, v : v + n], work[2 * b + 1, v : v + n]
-    _tile_sums(sums, dy, x, (v, first, rows, left, work.shape[1]), (zeros, means))
-
-
-@helper
-def _block_rows(shape: Any, b: Any) -> Any:
-    """(rows of block b, columns to which the left-over row adds one)."""
-    width, per_block, n_blocks = _geometry(shape)
-    size = shape[0] * shape[1] * shape[2]
-    return min(per_block, size // width - b * per_block), size % width if b == n_blocks - 1 else 0
+    b, start, end = tile
+    sums = work[2 * b, start:end], work[2 * b + 1, start:end]
+    _tile_sums(sums, dy, x, (shape, tile), (work[-1, start:end], work[-2, start:end]))
 
 
 @helper
 def _merge_blocks(work: Any, shape: Any) -> None:
-    """work[0], work[1] = the moments of each column over all blocks."""
+    """work[0], work[1] = the moments of each column over all blocks; work[-1], work[-2] are scratch."""
     width, _, n_blocks = _geometry(shape)
+    if n_blocks == 1:
+        return
     size = shape[0] * shape[1] * shape[2]
     offset, mean = work[-1], work[-2]
     offset[:] = 0.0
@@ -170,11 +178,10 @@ def _merge_blocks(work: Any, shape: Any) -> None:
 def merge_moments(mean: Any, var: Any, work: Any, shape: Any) -> None:
     """Merge the moments of blocks, then those of each channel's columns; only non-negative terms are added."""
     outer, n_channels, inner = shape
-    width, _, n_blocks = _geometry(shape)
+    width, _, _ = _geometry(shape)
     size = outer * n_channels * inner
     n_rows, left, n = size // width, size % width, np.float64(outer * inner)
-    if n_blocks > 1:
-        _merge_blocks(work, shape)
+    _merge_blocks(work, shape)
     if width == n_channels:
         for c in range(n_channels):
             mean[c], var[c] = work[0, c], work[1, c] / n

@@ -22,12 +22,17 @@ class BatchNormContext(NamedTuple):
     """Mean of each channel, shape (C,)."""
     var: Vector
     """Biased variance of each channel (divided by n), shape (C,)."""
-    inv_std: Vector
-    """1 / sqrt(var + eps), shape (C,)."""
     gamma: Array | None
     """The scale that was applied."""
     channel_axis: int
     """Axis of the channels, from 0 to ndim - 1."""
+    eps: float
+    """Number that was added to the variance."""
+
+    @property
+    def inv_std(self) -> Vector:
+        """1 / sqrt(var + eps), shape (C,)."""
+        return _inv_std(self.var, self.eps)
 
     @property
     def n(self) -> int:
@@ -55,6 +60,10 @@ class InferenceContext(NamedTuple):
     """1 / sqrt(var + eps), kept with x."""
     gamma: Array | None = None
     """The scale that was applied, kept with x."""
+
+
+def _inv_std(var: Vector, eps: float) -> Vector:
+    return np.reciprocal(np.sqrt(var + eps))
 
 
 def _channel_axis(x: Array, channel_axis: int) -> int:
@@ -156,8 +165,10 @@ def batch_norm(
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
     y, buffer = _layout.target(x.shape, x.dtype, layout, out)
-    mean, var = np.full((2, n_channels), np.nan)
-    if x.size:
+    mean, var = np.empty((2, n_channels))
+    if not x.size:
+        mean[...] = var[...] = np.nan
+    else:
         _backend.select(x).batch_norm(
             layout.by_channel(buffer, channel_axis),
             layout.by_channel(dense, channel_axis),
@@ -167,8 +178,7 @@ def batch_norm(
             beta64,
             eps,
         )
-    inv_std = 1.0 / np.sqrt(var + eps)
-    return _layout.finish(y, buffer), BatchNormContext(kept, mean, var, inv_std, gamma, channel_axis)
+    return _layout.finish(y, buffer), BatchNormContext(kept, mean, var, gamma, channel_axis, eps)
 
 
 def batch_norm_backward(
@@ -305,14 +315,13 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     n_channels = x.shape[channel_axis]
     mean64 = _checks.channels(mean, "mean", n_channels).astype(np.float64)
     var64 = _checks.channels(var, "var", n_channels).astype(np.float64)
-    if n_channels and var64.min() < 0:
-        raise ValueError(f"var must not be negative; got {var64.min()}. Pass a variance, not a logarithm or a mean.")
+    _checks.not_negative(var64, "var")
     gamma64 = _vector(gamma, "gamma", n_channels, 1.0)
     beta64 = _vector(beta, "beta", n_channels, 0.0)
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
-    inv_std = 1.0 / np.sqrt(var64 + eps)
+    inv_std = _inv_std(var64, eps)
     scale = gamma64 * inv_std
     dense, layout = _layout.dense(x)
     context = InferenceContext(x.shape, x.dtype, scale, channel_axis)

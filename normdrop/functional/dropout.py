@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _layout
-from normdrop.random import RNG, Key, as_stream
+from normdrop.random import RNG, Key, as_stream, check_rng
 
 Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -53,6 +53,12 @@ def threshold_of(p: float) -> int:
 def keep_prob_of(threshold: int) -> float:
     """Realized probability of keeping an element, 1 - T / 2**32, exactly."""
     return 1.0 - threshold / 2.0**32
+
+
+def _shared_axes(shared_axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
+    if isinstance(shared_axes, tuple) and not shared_axes:
+        return ()
+    return tuple(sorted({_checks.axis(axis, "shared_axes", ndim) for axis in _checks.axes(shared_axes)}))
 
 
 def _scale(threshold: int, scaling: Scaling) -> float:
@@ -174,11 +180,7 @@ def dropout(
     threshold = threshold_of(_checks.probability(p))
     if scaling not in SCALINGS:
         _checks.choice(scaling, "scaling", SCALINGS)
-    shared = (
-        tuple(sorted({_checks.axis(a, "shared_axes", x.ndim) for a in _checks.axes(shared_axes)}))
-        if shared_axes != ()
-        else ()
-    )
+    shared = _shared_axes(shared_axes, x.ndim)
     context = DropoutContext(x.shape, x.dtype, threshold, _scale(threshold, scaling), shared)
     if mask is not None:
         if rng is not None:
@@ -186,6 +188,9 @@ def dropout(
         context = context._replace(mask=_checks.mask(mask, context.mask_shape))
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
+    check_rng(rng)
+    if x.size == 0:
+        context = context._replace(threshold=0)  # nothing is dropped, and a mask of shared axes keeps everything
     if mask is not None or x.size == 0:
         y = _apply(x, context, out)
     else:
@@ -197,7 +202,7 @@ def dropout(
         except BaseException:
             stream.give_back(call)
             raise
-    return (y, context, _mask(context, _backend.select(x))) if return_mask else (y, context)
+    return (y, context, _mask(context, _backend.select(x)).copy()) if return_mask else (y, context)
 
 
 def dropout_inference(
@@ -303,7 +308,7 @@ def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     y, buffer = _layout.target(x.shape, x.dtype, layout, out)
     if x.size == 0:
         return y
-    if threshold == 1 << 32:
+    if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
         y.fill(0)
         return y
     backend = _backend.select(x)

@@ -86,6 +86,7 @@ def scale_invariance(
     factor = _checks.real(a, "a", "positive")
     if not 0.0 < factor < np.inf:
         raise ValueError(f"a must be positive and finite; got {a!r}")
+    eps = _checks.eps(eps)
     if dy is None:
         dy = as_generator(rng).standard_normal((u.shape[0], weight.shape[0])).astype(u.dtype)
     results = []

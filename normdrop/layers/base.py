@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -115,12 +116,13 @@ class Layer:
             It is not such a file, or not of such a layer. The layer is then unchanged.
         """
         try:
-            archive = np.load(path, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            with archive:
-                state = {name: archive[name] for name in archive.files}
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            with open(path, "rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds a single array")
+                with archive:
+                    state = {name: archive[name] for name in archive.files}
+        except (ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise ValueError(f"path must be an .npz file written by save(); cannot read {path!s}: {error}") from error
         self.load_state_dict(state)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from normdrop import _checks, functional
 from normdrop.functional.batch_norm import BatchNormContext
 from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_generator
+from normdrop.random import RNG, as_generator, check_rng
 
 _COUNTS = ("num_batches", "num_values")
 
@@ -117,9 +117,12 @@ class BatchNorm(Layer):
         self._channel_axis = _checks.integer(channel_axis, "channel_axis", -(2**31))
         dtype = _checks.float_dtype(dtype)
         _checks.choice(gamma_init, "gamma_init", ("ones", "uniform"))
+        affine = _checks.flag(affine, "affine")
+        track_running_stats = _checks.flag(track_running_stats, "track_running_stats")
+        check_rng(rng)
         self.gamma: Array | None = None
         self.beta: Array | None = None
-        if _checks.flag(affine, "affine"):
+        if affine:
             drawn = gamma_init == "uniform"
             self.gamma = as_generator(rng).random(n).astype(dtype) if drawn else np.ones(n, dtype)
             self.beta = np.zeros(n, dtype)
@@ -127,7 +130,7 @@ class BatchNorm(Layer):
         self.dbeta: Array | None = None
         self.running_mean: Array | None = None
         self.running_var: Array | None = None
-        if _checks.flag(track_running_stats, "track_running_stats"):
+        if track_running_stats:
             self.running_mean, self.running_var = np.zeros(n, dtype), np.ones(n, dtype)
         self.num_batches = 0
         self.num_values = 0
@@ -209,11 +212,11 @@ class BatchNorm(Layer):
             return
         n = context.n
         old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
-        var = context.var * (n / (n - 1)) if self.unbiased else context.var
+        correction = n / (n - 1) if self.unbiased else 1.0
+        mean = _average(old, self.running_mean, context.mean)
+        var = _average(old, self.running_var, context.var, correction)
         with np.errstate(over="ignore"):  # a variance beyond float32 is stored as infinity
-            mean = _average(old, self.running_mean, context.mean)
-            var = _average(old, self.running_var, var)
-        self.running_mean[...], self.running_var[...] = mean, var
+            self.running_mean[...], self.running_var[...] = mean, var
         self.num_batches += 1
         self.num_values += n
 
@@ -299,13 +302,16 @@ class BatchNorm(Layer):
         """
         arrays = self._arrays()
         _checks.state_keys(state, [*arrays, *_COUNTS])
-        values = {name: _checks.state_array(state, name, (self._num_features,), "f") for name in arrays}
+        values = {
+            name: _checks.rounded(_checks.state_array(state, name, array.shape, "f"), array.dtype, f"state[{name!r}]")
+            for name, array in arrays.items()
+        }
         counts = {
             name: _checks.integer(int(_checks.state_array(state, name, (), "iu")), f"state[{name!r}]", 0)
             for name in _COUNTS
         }
-        if "running_var" in values and values["running_var"].min() < 0:
-            raise ValueError(f"state['running_var'] must not be negative; got {values['running_var'].min()}")
+        if "running_var" in values:
+            _checks.not_negative(values["running_var"], "state['running_var']")
         for name, array in arrays.items():
             array[...] = values[name]
         self.num_batches, self.num_values = counts["num_batches"], counts["num_values"]
@@ -318,11 +324,14 @@ class BatchNorm(Layer):
         )
 
 
-def _average(old: float, running: Array, batch: Array) -> Array:
-    """Weigh the running values by `old`; a weight of 0 takes nothing over, not even a NaN."""
-    if old in (0.0, 1.0):
-        return (running if old else batch).astype(running.dtype)
-    return (old * running.astype(np.float64) + (1.0 - old) * batch).astype(running.dtype)
+def _average(old: float, running: Array, batch: Array, correction: float = 1.0) -> Array:
+    """Return old * running + (1 - old) * correction * batch in float64; what has no weight counts not even as a NaN."""
+    if old == 1.0:
+        return running.copy()
+    new = np.multiply(batch, (1.0 - old) * correction)
+    if old > 0.0:
+        new += np.multiply(running, old, dtype=np.float64)
+    return new
 
 
 class BatchNorm1d(BatchNorm):

@@ -200,10 +200,10 @@ class _ChannelDropout(Dropout):
     def __init__(
         self, p: float = 0.5, *, channel_axis: int = 1, scaling: Scaling = "inverted", rng: RNG = None
     ) -> None:
-        super().__init__(p, scaling=scaling, rng=rng)
         self._channel_axis = _checks.axis(channel_axis, "channel_axis", self._ndim)
         batch_axis = 1 if self._channel_axis == 0 else 0
-        self._shared_axes = tuple(a for a in range(self._ndim) if a not in (batch_axis, self._channel_axis))
+        shared_axes = tuple(a for a in range(self._ndim) if a not in (batch_axis, self._channel_axis))
+        super().__init__(p, shared_axes=shared_axes, scaling=scaling, rng=rng)
 
     def _axes(self, x: Array) -> tuple[int, ...]:
         _checks.rank(
