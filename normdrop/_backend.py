@@ -10,6 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from normdrop import _process  # noqa: F401  # its fork hook must be in place before any fork
+
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]

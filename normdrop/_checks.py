@@ -180,7 +180,9 @@ def _overlaps_itself(x: Array) -> bool:
 def mask(values: object, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Return a caller's mask after checking dtype and shape."""
     if isinstance(values, np.ma.MaskedArray):
-        raise TypeError("mask is a masked array, whose own mask would be ignored; pass mask.filled(False)")
+        raise TypeError(
+            "mask must be a boolean NumPy array; got a masked array, whose mask would be ignored. Use mask.filled(False)."
+        )
     if not isinstance(values, np.ndarray) or values.dtype != np.bool_:
         what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")
@@ -224,7 +226,9 @@ def channels(values: object, name: str, n_channels: int) -> Array:
 def not_negative(values: Array, name: str) -> None:
     """Check a variance; a NaN is let pass, because it says that the data had one."""
     if (values < 0).any():
-        raise ValueError(f"{name} must not be negative, it is a variance; got {np.nanmin(values)}")
+        raise ValueError(
+            f"{name} must not be negative; got {np.nanmin(values)}. Pass a variance, not a logarithm or a mean."
+        )
 
 
 def rounded(values: Array, dtype: np.dtype[Any], name: str) -> Array:

@@ -23,6 +23,9 @@ import numba
 import numpy as np
 from numba import config, njit, types
 from numba.core.errors import NumbaWarning
+from numba.np.ufunc import parallel as numba_parallel
+
+from normdrop import _process
 
 PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
 
@@ -44,12 +47,10 @@ _CACHE_ERRORS = (
 )
 
 _lock = threading.RLock()
-_forked = False
 
 
 def _after_fork() -> None:
-    global _forked, _lock
-    _forked = True
+    global _lock
     _lock = threading.RLock()  # another thread of the parent may have held it
 
 
@@ -172,7 +173,7 @@ _layer_safety: tuple[bool, str] | None = None
 def explain_parallel() -> tuple[bool, str]:
     """Return whether kernels may run on threads here and now, and why; starts Numba's threading layer if need be."""
     global _layer_safety
-    if _forked:
+    if _process.forked():
         return False, "this process was forked, and its parent may have used threads that do not survive that"
     if config.NUMBA_NUM_THREADS == 1:
         return False, "Numba has one thread"
@@ -186,6 +187,8 @@ def explain_parallel() -> tuple[bool, str]:
 
 def _probe_layer() -> tuple[bool, str]:
     """Ask Numba which layer it starts; predicting it is not reliable."""
+    if getattr(numba_parallel, "_is_initialized", False) and _process.native_threads() == 1:
+        return False, "Numba's threads were started by a parent of this process and did not survive the fork"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumbaWarning)
         try:

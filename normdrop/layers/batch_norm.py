@@ -311,7 +311,7 @@ class BatchNorm(Layer):
             for name in _COUNTS
         }
         if "running_var" in values:
-            _checks.not_negative(values["running_var"], "state['running_var']")
+            _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
         for name, array in arrays.items():
             array[...] = values[name]
         self.num_batches, self.num_values = counts["num_batches"], counts["num_values"]
