@@ -1,0 +1,122 @@
+"""What all tests share: backends, fresh interpreters, refused calls, and how many examples Hypothesis tries."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import normdrop
+from normdrop import _backend
+
+BACKENDS = {"reference": "normdrop._reference", "cpu": "normdrop._cpu"}
+WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+# The backend fixture holds for all examples of a test, so it need not be made again for each of them.
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+settings.register_profile("ci", derandomize=True, database=None, max_examples=10 if WITHOUT_JIT else 40, **_COMMON)
+settings.register_profile("dev", max_examples=40, **_COMMON)
+settings.register_profile("thorough", max_examples=2000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs compiled kernels where there are none."""
+    if WITHOUT_JIT:
+        for item in items:
+            if item.get_closest_marker("jit"):
+                item.add_marker(pytest.mark.skip(reason="NUMBA_DISABLE_JIT is set"))
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Run the test on each backend, which serves every array of the test, and return its module of launchers."""
+    module = importlib.import_module(BACKENDS[request.param])
+    monkeypatch.setattr(_backend, "select", lambda x: module)
+    return module
+
+
+@pytest.fixture
+def in_subprocess(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs code in a fresh interpreter and returns what it printed.
+
+    Warnings are errors there, the folder is an empty one, and keyword arguments are environment variables. The test
+    fails if the interpreter does not end with status 0, and with ``silent=True`` also if it writes to stderr.
+    """
+
+    def run(code: str, *, silent: bool = False, timeout: float = 300, **env: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+            env=os.environ | env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert not (silent and done.stderr), done.stderr
+        return done.stdout
+
+    return run
+
+
+def _picture(value: Any) -> Any:
+    """Everything about a value that a refused call must leave as it was, to be compared with ==."""
+    if isinstance(value, np.ndarray):
+        mask = np.ma.getmaskarray(value).tobytes() if isinstance(value, np.ma.MaskedArray) else None
+        return id(value), value.shape, value.strides, value.dtype.str, value.flags.writeable, value.tobytes(), mask
+    if isinstance(value, normdrop.MaskStream):
+        return id(value), value.key, value.call
+    if isinstance(value, np.random.SeedSequence):
+        return value.entropy, value.n_children_spawned
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, normdrop.Layer):
+        return id(value), _picture(vars(value))
+    if isinstance(value, dict):
+        return {name: _picture(item) for name, item in value.items()}
+    return [_picture(item) for item in value] if isinstance(value, (tuple, list)) else repr(value)
+
+
+def _pictures(things: SimpleNamespace) -> dict[str, Any]:
+    default_keys = vars(normdrop.random._default_source)
+    return {name: _picture(thing) for name, thing in vars(things).items()} | {
+        "default keys": (default_keys["_seeded"], _picture(default_keys["_root"])),
+        "NumPy's global state": repr(np.random.get_state()),  # noqa: NPY002
+    }
+
+
+@pytest.fixture
+def refused() -> Callable[..., None]:
+    """Return a function that checks that a call is refused: which error, which words, and that nothing has changed.
+
+    The call is given `things`; every array, layer, stream and generator among them must be as it was.
+    """
+
+    def check(
+        things: SimpleNamespace, call: Callable[[SimpleNamespace], Any], error: type[Exception], *words: str
+    ) -> None:
+        before = _pictures(things)
+        with pytest.raises(error) as caught:
+            call(things)
+        assert caught.type is error
+        message = str(caught.value)
+        assert [word for word in words if word not in message] == [], message
+        after = _pictures(things)
+        assert [name for name in before if before[name] != after[name]] == [], "changed by a call that was refused"
+
+    return check

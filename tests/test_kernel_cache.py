@@ -1,0 +1,235 @@
+"""The kernel cache: one name per variant and version; whatever is wrong with it costs time, never an exception."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.jit
+
+Run = Callable[..., str]
+
+RIGHT = """
+import numpy as np
+from normdrop import _cpu, _reference
+
+x = np.arange(300, dtype=np.float32)
+y, expected = np.empty_like(x), np.empty_like(x)
+for p in (1 << 30, 1 << 31):
+    _cpu.dropout(y, x, (1, 2), 3, p, 2.0)
+    _reference.dropout(expected, x, (1, 2), 3, p, 2.0)
+    np.testing.assert_array_equal(y, expected)
+"""
+"""Compiles or loads one kernel, and checks that it is right."""
+
+
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the kernel of RIGHT."""
+    folder = tmp_path_factory.mktemp("filled")
+    subprocess.run(
+        [sys.executable, "-c", RIGHT], cwd=folder, env=os.environ | {"NUMBA_CACHE_DIR": str(folder)}, check=True
+    )
+    assert _files(folder, "nbi")
+    return folder
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(folder.rglob(f"*.{suffix}"))
+
+
+def _names(folder: Path) -> set[str]:
+    """Names of the cached functions, as far as they are the package's."""
+    return {path.name.partition("-")[0] for path in _files(folder, "nbi") if "dropout" in path.name}
+
+
+def _identity(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in _files(folder, "nbc")}
+
+
+def test_each_variant_and_dtype_is_cached_under_one_name_with_a_digest(in_subprocess: Run, tmp_path: Path) -> None:
+    in_subprocess(
+        """
+        import numpy as np
+        from normdrop._cpu.launch import Kernel, kernel
+        import normdrop._cpu
+
+        dropout = __import__("sys").modules["normdrop._cpu.dropout"]._dropout
+        for dtype in (np.float32, np.float64):
+            for parallel in (False, True):
+                dropout.compile(np.dtype(dtype), parallel=parallel)
+        """,
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    from normdrop._cpu import launch
+
+    digest = launch._digest()
+    assert re.fullmatch(r"[0-9a-f]{16}", digest)
+    variants = [f"{dtype}_{variant}" for dtype in ("float32", "float64") for variant in ("parallel", "serial")]
+    assert _names(tmp_path / "cache") == {f"dropout._dropout_{variant}_{digest}" for variant in variants}
+    assert len(_files(tmp_path / "cache", "nbc")) == len(variants)
+
+
+def test_serial_variant_starts_no_threads_though_the_parallel_one_is_cached(in_subprocess: Run, tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    in_subprocess(
+        """
+        import sys, numpy as np, normdrop._cpu
+        sys.modules["normdrop._cpu.dropout"]._dropout.compile(np.dtype(np.float32), parallel=True)
+        """,
+        **cache,
+    )
+    in_subprocess(
+        RIGHT
+        + """
+import numba
+try:
+    raise SystemExit(f"{numba.threading_layer()} was started")
+except ValueError:
+    pass
+""",
+        **cache,
+    )
+
+
+def test_second_process_takes_the_kernel_from_the_cache(in_subprocess: Run, filled_cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled_cache, tmp_path / "cache")
+    before = _identity(tmp_path / "cache")
+    in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert _identity(tmp_path / "cache") == before
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": _truncate,
+    "zeroed": _zero,
+    "empty": lambda path: path.write_bytes(b""),
+    "overwritten": lambda path: path.write_bytes(b"\x80\x04no pickle" * 100),
+    "missing": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_damaged_cache_is_no_exception_and_changes_no_result(
+    in_subprocess: Run, filled_cache: Path, tmp_path: Path, damage: str, suffix: str
+) -> None:
+    shutil.copytree(filled_cache, tmp_path / "cache")
+    for path in _files(tmp_path / "cache", suffix):
+        DAMAGES[damage](path)
+    in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "caching.CacheImpl._locator_classes = []",
+        "caching.CompileResultCacheImpl._locator_classes = []",
+        "caching.IndexDataCacheFile._open_for_write = failing(28, 'No space left on device')",
+        "caching.IndexDataCacheFile._open_for_write = failing(30, 'Read-only file system')",
+        "caching.IndexDataCacheFile._load_index = failing(13, 'Permission denied')",
+        "os.makedirs = os.mkdir = failing(30, 'Read-only file system')",
+    ],
+)
+def test_folder_that_cannot_be_used_is_no_exception(in_subprocess: Run, tmp_path: Path, obstacle: str) -> None:
+    code = f"""
+import os
+from numba.core import caching
+
+def failing(number, text):
+    def fail(*args, **kwargs):
+        raise OSError(number, text)
+    return fail
+
+{obstacle}
+"""
+    in_subprocess(code + RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+
+
+def test_read_only_or_missing_folder_is_no_exception(in_subprocess: Run, filled_cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(filled_cache, folder)
+    for path in _files(folder, "nbi"):
+        path.unlink()
+    places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for place in places:
+        place.chmod(0o500)
+    try:
+        in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(folder))
+    finally:
+        for place in places:
+            place.chmod(0o700)
+    (tmp_path / "a file").touch()
+    in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "a file" / "cache"))
+    in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "not" / "there"))
+
+
+def test_without_a_place_for_a_cache_there_is_no_folder(in_subprocess: Run) -> None:
+    printed = in_subprocess(
+        """
+        from numba.core import caching
+        from normdrop._cpu import launch
+        print(launch.cache_folder() is None)
+        caching.CacheImpl._locator_classes = []
+        print(launch.cache_folder())
+        """
+    )
+    assert printed.split() == ["False", "None"]
+
+
+@pytest.mark.parametrize("source", ["_philox.py", "_cpu/mask_law.py", "_cpu/simd.py", "_formulas.py"])
+def test_changed_kernel_source_gives_a_new_name(in_subprocess: Run, tmp_path: Path, source: str) -> None:
+    package = tmp_path / "site" / "normdrop"
+    shutil.copytree(
+        importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    name = "from normdrop._cpu import launch; print(launch.__file__, launch._digest())"
+    path = {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    file, before = in_subprocess(name, **path).split()
+    assert Path(file).is_relative_to(package)
+    with open(package / source, "a", encoding="utf-8") as changed:
+        changed.write("# changed\n")
+    assert in_subprocess(name, **path).split()[1] != before
+
+
+def test_new_version_never_runs_the_kernel_of_an_old_one(in_subprocess: Run, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "normdrop"
+    shutil.copytree(
+        importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    env = {
+        "PYTHONPATH": str(tmp_path / "site"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    draw = """
+import numpy as np
+from normdrop import _cpu
+mask = np.empty(64, np.bool_)
+_cpu.keep_mask(mask, (1, 2), 3, 1 << 31)
+print("".join("01"[int(kept)] for kept in mask))
+"""
+    before = in_subprocess(draw, **env)
+    source = package / "_philox.py"
+    text = source.read_text(encoding="utf-8")
+    assert "ROUNDS = 10" in text
+    source.write_text(text.replace("ROUNDS = 10", "ROUNDS = 9"), encoding="utf-8")
+    assert in_subprocess(draw, **env) != before
+    source.write_text(text, encoding="utf-8")
+    assert in_subprocess(draw, **env) == before

@@ -1,0 +1,170 @@
+"""Kernels: compiled on first use, without fast math, in vectors; importing them starts nothing."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.jit
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _modules() -> Iterator[Any]:
+    package = importlib.import_module("normdrop._cpu")
+    for path in sorted(Path(package.__path__[0]).glob("*.py")):
+        if path.stem != "__init__":
+            yield importlib.import_module(f"normdrop._cpu.{path.stem}")
+
+
+def _kernels() -> dict[str, Any]:
+    from normdrop._cpu import launch
+
+    values = (value for module in _modules() for value in vars(module).values())
+    kernels = {id(value): value for value in values if isinstance(value, launch.Kernel)}.values()
+    return {f"{kernel.function.__module__.rpartition('.')[2]}.{kernel.function.__name__}": kernel for kernel in kernels}
+
+
+def _fresh(kernel: Any) -> Any:
+    """The same kernel, not compiled yet."""
+    from normdrop._cpu import launch
+
+    return launch.Kernel(kernel.function, kernel.arguments)
+
+
+def _vectors(kernel: Any, dtype: Any, instruction: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """Vector instructions in the assembly of the serial variant, compiled anew into an empty cache."""
+    import numba
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
+    (assembly,) = _fresh(kernel).compile(dtype, parallel=False).inspect_asm().values()
+    assert "ret" in assembly
+    return re.findall(instruction, assembly)
+
+
+def test_importing_the_cpu_backend_starts_no_threading_layer(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        """
+        import threading
+        import numba
+        import normdrop._cpu
+
+        def started():
+            try:
+                return numba.threading_layer()
+            except ValueError:
+                return None
+
+        assert started() is None
+        assert threading.active_count() == 1
+        kernels = [k for m in list(__import__("sys").modules.values()) if m.__name__.startswith("normdrop._cpu.")
+                   for k in vars(m).values() if isinstance(k, normdrop._cpu.launch.Kernel)]
+        assert len(kernels) > 5
+        assert not any(k._compiled for k in kernels)
+        """
+    )
+
+
+def test_small_arrays_run_without_threads_and_large_ones_with(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        """
+        import numba
+        import numpy as np
+        from normdrop import functional
+        from normdrop._cpu import launch
+
+        functional.dropout(np.ones(100, np.float32), 0.5)
+        functional.batch_norm(np.ones((100, 3), np.float32))
+        try:
+            raise SystemExit(f"{numba.threading_layer()} was started")
+        except ValueError:
+            pass
+        functional.dropout(np.ones(launch.PARALLEL_SIZE, np.float32), 0.5)
+        assert isinstance(numba.threading_layer(), str)
+        """
+    )
+
+
+def test_every_function_of_the_design_has_a_kernel() -> None:
+    names = " ".join(_kernels())
+    for name in ("dropout", "keep_mask", "mask_planes", "mask_elements", "moments", "normalize", "gradients"):
+        assert name in names
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_no_kernel_has_fast_math_and_all_release_the_lock(monkeypatch: pytest.MonkeyPatch, parallel: bool) -> None:
+    from numba.core.dispatcher import Dispatcher
+
+    monkeypatch.setattr(Dispatcher, "compile", lambda self, signature: None)  # the options are known without
+    monkeypatch.setattr(Dispatcher, "disable_compile", lambda self: None)
+    kernels = _kernels()
+    assert len(kernels) > 5
+    for name, kernel in kernels.items():
+        options = _fresh(kernel).compile(F32, parallel=parallel).targetoptions
+        assert not options.get("fastmath"), name
+        assert options["nogil"], name
+        assert bool(options.get("parallel")) == parallel, name
+
+
+def test_no_function_that_kernels_call_has_fast_math() -> None:
+    from numba.core.registry import CPUDispatcher
+
+    helpers = [value for module in _modules() for value in vars(module).values() if isinstance(value, CPUDispatcher)]
+    assert len(helpers) > 5
+    for function in helpers:
+        assert not function.targetoptions.get("fastmath"), function.__name__
+        assert not function.targetoptions.get("parallel"), function.__name__
+
+
+def test_no_source_asks_for_fast_math() -> None:
+    """Neither as an option of a kernel nor as a flag of one instruction."""
+    package = Path(importlib.import_module("normdrop").__path__[0])
+    for path in package.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"fastmath\s*=|reassoc|nsz|[\"'](fast|contract)[\"']", source), path
+
+
+@pytest.mark.skipif(not X86, reason="reads x86 assembly")
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_dropout_multiplies_philox_words_in_vectors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: Any
+) -> None:
+    found = _vectors(_kernels()["dropout._dropout"], dtype, r"\bv?pmuludq\b", monkeypatch, tmp_path)
+    assert len(found) >= 20  # two products in each of ten rounds
+
+
+@pytest.mark.skipif(not X86, reason="reads x86 assembly")
+@pytest.mark.parametrize("module", ["rows", "planes"])
+def test_normalization_computes_in_vectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
+    kernel = _kernels()[f"{module}.normalize"]
+    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)p[sd]\b", monkeypatch, tmp_path)
+    assert {name[-5:-2] for name in found} == {"sub", "mul", "add"}
+
+
+@pytest.mark.skipif(not X86, reason="reads x86 assembly")
+@pytest.mark.parametrize("module", ["rows", "planes"])
+def test_sums_are_computed_in_vectors_of_double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
+    kernel = _kernels()[f"{module}.moments"]
+    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)pd\b|\bv?fm\w+pd\b", monkeypatch, tmp_path)
+    assert {"sub", "mul", "add"} <= {name[-5:-2] for name in found}
+    assert not [name for name in found if "fm" in name]  # contraction would make the bits those of one processor
+
+
+def test_cpu_description_names_a_processor_and_a_width() -> None:
+    from normdrop._cpu import launch
+
+    assert launch.cpu_name()
+    assert launch.vector_width() in (128, 256, 512)
+    safe, why = launch.explain_parallel()
+    assert safe == launch.parallel_is_safe()
+    assert why
+    assert launch.threads() >= 1
+    assert safe or launch.threads() == 1

@@ -1,0 +1,200 @@
+"""A call never ends the process: not in a forked child, not from many Python threads, under any threading layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.jit
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+# Two arrays above the size for threads, one per loop order; what a call gives is compared as bytes.
+WORK = """
+import os
+import signal
+import threading
+import warnings
+
+import numpy as np
+from normdrop import functional
+from normdrop._cpu import launch
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of fork beside threads
+rows = np.random.default_rng(0).normal(300.0, 1.0, (launch.PARALLEL_SIZE // 8 + 1, 8)).astype(np.float32)
+planes = np.ascontiguousarray(rows.T)[np.newaxis]
+
+def work():
+    results = [functional.dropout(rows, 0.5, rng=1)[0]]
+    for x in (rows, planes):
+        y, context = functional.batch_norm(x)
+        results += [y, *functional.batch_norm_backward(x, context)]
+    return [result.tobytes() for result in results]
+
+def in_child(task):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(200)  # a child that hangs shall not outlive the test
+        status = 1
+        try:
+            task()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 0, f"the child ended with {status}"
+"""
+
+LAYERS = [{}, {"NUMBA_THREADING_LAYER": "workqueue"}]
+
+
+@needs_fork
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_forked_child_works_serially_with_the_same_bits(
+    in_subprocess: Callable[..., str], layer: dict[str, str]
+) -> None:
+    in_subprocess(
+        WORK
+        + """
+expected = work()
+
+def child():
+    assert not launch.parallel_is_safe()
+    assert "fork" in launch.explain_parallel()[1]
+    assert launch.threads() == 1
+    assert work() == expected
+
+def grandchild():
+    in_child(child)
+
+in_child(child)
+in_child(grandchild)
+thread = threading.Thread(target=in_child, args=(child,))
+thread.start()
+thread.join()
+assert work() == expected
+""",
+        **layer,
+    )
+
+
+@needs_fork
+def test_child_forked_before_the_first_kernel_works(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(WORK + "in_child(work)\nwork()\nin_child(work)\n")
+
+
+@needs_fork
+def test_child_forked_while_the_compiler_is_locked_works(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        WORK
+        + """
+expected = work()
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with launch._lock:
+        held.set()
+        done.wait(200)
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait(200)
+
+def child():
+    assert work() == expected
+
+in_child(child)
+done.set()
+thread.join()
+"""
+    )
+
+
+@needs_fork
+def test_pool_of_forked_workers_works(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        WORK
+        + """
+import multiprocessing
+
+def same(_):
+    return not launch.parallel_is_safe() and work() == expected
+
+expected = work()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map_async(same, range(4)).get(timeout=200) == [True] * 4
+"""
+    )
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_many_python_threads_at_once_get_the_same_bits(
+    in_subprocess: Callable[..., str], layer: dict[str, str]
+) -> None:
+    """Also on the first call, when all of them want the kernels compiled."""
+    in_subprocess(
+        WORK
+        + """
+start, results = threading.Barrier(4), []
+
+def run():
+    start.wait()
+    results.extend(work() for _ in range(5))
+
+threads = [threading.Thread(target=run) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(results) == 20
+assert all(result == results[0] for result in results)
+assert work() == results[0]
+""",
+        **layer,
+    )
+
+
+def test_workqueue_layer_is_never_entered(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        WORK
+        + """
+import sys
+import normdrop._cpu
+
+work()
+assert not launch.parallel_is_safe()
+assert "workqueue" in launch.explain_parallel()[1]
+assert launch.threads() == 1
+for module in [module for name, module in sys.modules.items() if name.startswith("normdrop._cpu.")]:
+    for kernel in vars(module).values():
+        if isinstance(kernel, launch.Kernel):
+            assert not any(parallel for _, parallel in kernel._compiled)
+""",
+        NUMBA_THREADING_LAYER="workqueue",
+    )
+
+
+def test_layer_that_does_not_start_means_serial_kernels(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(
+        WORK
+        + """
+import numba
+
+def fail():
+    raise ValueError("No threading layer could be loaded.")
+
+numba.get_num_threads = fail
+assert not launch.parallel_is_safe()
+assert "No threading layer" in launch.explain_parallel()[1]
+work()
+"""
+    )
+
+
+def test_one_thread_means_serial_kernels(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(WORK + "assert not launch.parallel_is_safe()\nwork()\n", NUMBA_NUM_THREADS="1")
+
+
+def test_unknown_threading_layer_is_no_exception(in_subprocess: Callable[..., str]) -> None:
+    in_subprocess(WORK + "work()\n", NUMBA_THREADING_LAYER="tbb")  # not installed on most machines
