@@ -1,0 +1,48 @@
+"""The command ``python -m normdrop demo``: train with a progress bar, print the tables, write the files."""
+
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from normdrop.demo.experiments import Study
+from normdrop.demo.plot import plot
+from normdrop.demo.report import print_tables, write_results
+from normdrop.demo.settings import Settings
+from normdrop.demo.verdicts import judge_all
+
+
+def run(settings: Settings, seed: int, output: Path) -> None:
+    """Carry out a study, show it and save it.
+
+    Parameters
+    ----------
+    settings : Settings
+        How much to train.
+    seed : int
+        Where all randomness comes from.
+    output : Path
+        An existing folder for ``results.json`` and ``plot.png``.
+    """
+    start = time.perf_counter()
+    console = Console()
+    study = Study(settings, seed)
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=len(study.runs()))
+        study.carry_out(_count_cores(), done=lambda: progress.advance(task))
+    verdicts = judge_all(study)
+    print_tables(study, verdicts, console)
+    write_results(study, verdicts, output / "results.json")
+    plot(study, output / "plot.png")
+    console.print()
+    console.print(f"Plot: {output / 'plot.png'}, all numbers: {output / 'results.json'}", soft_wrap=True, markup=False)
+    console.print(f"Elapsed: {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+def _count_cores() -> int:
+    """Count the cores that this process may use, up to 4: more would finish no sooner than their start takes."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 4)
