@@ -180,9 +180,7 @@ def _overlaps_itself(x: Array) -> bool:
 def mask(values: object, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Return a caller's mask after checking dtype and shape."""
     if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(
-            "mask must be a boolean NumPy array; got a masked array, whose mask would be ignored. Use mask.filled(False)."
-        )
+        raise TypeError("mask must be a boolean NumPy array; got a masked array. Use mask.filled(False).")
     if not isinstance(values, np.ndarray) or values.dtype != np.bool_:
         what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")

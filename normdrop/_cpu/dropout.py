@@ -10,7 +10,8 @@ from numba import prange
 
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.mask_law import GROUP, keep_group
-from normdrop._cpu.simd import LANES, keep, load, load_bits, splat, store, store_bits
+from normdrop._cpu.simd import LANES, fence, keep, load, load_bits, splat, store_bits
+from normdrop._cpu.streaming import put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -36,15 +37,17 @@ def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, sc
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factor = x.dtype.type(scale)
         factors = splat(factor)
+        streaming = streams(y, x, 0, LANES)
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), GROUP):
             bits = _group_bits(first // GROUP, key0, key1, call, threshold)
             if first + GROUP <= n:
                 for k in range(GROUP // LANES):
                     i = first + LANES * k
-                    store(y, i, keep(bits[k], load(x, i) * factors))
+                    put(y, i, keep(bits[k], load(x, i) * factors), streaming)
             else:
                 for e in range(n - first):
                     y[first + e] = x[first + e] * factor if _is_kept(bits, e) else x.dtype.type(0)
+        fence()
 
 
 @kernel("Mnnnnn")
@@ -69,9 +72,10 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
 def _scale_run(y: Any, x: Any, start: Any, stop: Any, factor: Any) -> None:
     """y = factor * x on [start, stop)."""
     factors = splat(factor)
+    streaming = streams(y, x, start, LANES)
     i = start
     while i + LANES <= stop:
-        store(y, i, load(x, i) * factors)
+        put(y, i, load(x, i) * factors, streaming)
         i += LANES
     while i < stop:
         y[i] = x[i] * factor
@@ -83,9 +87,10 @@ def _mask_run(y: Any, x: Any, mask: Any, places: Any, factor: Any) -> None:
     """y = factor * x where the mask is set, else +0; places = (start, stop, start in mask)."""
     start, stop, at = places
     factors = splat(factor)
+    streaming = streams(y, x, start, LANES)
     i = start
     while i + LANES <= stop:
-        store(y, i, keep(load_bits(mask, at + (i - start)), load(x, i) * factors))
+        put(y, i, keep(load_bits(mask, at + (i - start)), load(x, i) * factors), streaming)
         i += LANES
     while i < stop:
         y[i] = x[i] * factor if mask[at + (i - start)] else x.dtype.type(0)
@@ -106,6 +111,7 @@ def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
             else:
                 y[start:end] = x.dtype.type(0)
             start = end
+        fence()
 
 
 @kernel("oimnnf")
@@ -120,6 +126,7 @@ def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale:
             at = (row // n_shared) * length + start - row * length
             _mask_run(y, x, mask, (start, end, at), x.dtype.type(scale))
             start = end
+        fence()
 
 
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:

@@ -20,7 +20,8 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace,
 )
-from normdrop._cpu.simd import LANES, load, splat, store, widen
+from normdrop._cpu.simd import LANES, address, fence, load, splat, widen
+from normdrop._cpu.streaming import put, streams
 
 __all__ = [
     "backward",
@@ -41,16 +42,17 @@ def _normalize_run(y: Any, x: Any, run: Any, vectors: Any) -> None:
     """y = (x - mean) * scale + shift on run = [start, stop); vectors = (mean, scale, shift)."""
     i, stop = run
     mean, scale, shift = vectors
+    streaming = streams(y, x, i, LANES)
     means, scales, shifts = splat(mean), splat(scale), splat(shift)
     while i + 4 * LANES <= stop:
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
-        store(y, i, normalized(widen(x0), means, scales, shifts))
-        store(y, i + LANES, normalized(widen(x1), means, scales, shifts))
-        store(y, i + 2 * LANES, normalized(widen(x2), means, scales, shifts))
-        store(y, i + 3 * LANES, normalized(widen(x3), means, scales, shifts))
+        put(y, i, normalized(widen(x0), means, scales, shifts), streaming)
+        put(y, i + LANES, normalized(widen(x1), means, scales, shifts), streaming)
+        put(y, i + 2 * LANES, normalized(widen(x2), means, scales, shifts), streaming)
+        put(y, i + 3 * LANES, normalized(widen(x3), means, scales, shifts), streaming)
         i += 4 * LANES
     while i + LANES <= stop:
-        store(y, i, normalized(widen(load(x, i)), means, scales, shifts))
+        put(y, i, normalized(widen(load(x, i)), means, scales, shifts), streaming)
         i += LANES
     while i < stop:
         y[i] = normalized(np.float64(x[i]), mean, scale, shift)
@@ -62,9 +64,15 @@ def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any) -> None:
     """dx of `_formulas.input_gradient` on run = [start, stop); vectors = (mean, mean_dy, slope, scale)."""
     i, stop = run
     mean, mean_dy, slope, scale = vectors
+    streaming = streams(dx, x, i, LANES) and address(dx) != address(dy)
     means, means_dy, slopes, scales = splat(mean), splat(mean_dy), splat(slope), splat(scale)
+    while i + 2 * LANES <= stop:
+        x0, x1, d0, d1 = load(x, i), load(x, i + LANES), load(dy, i), load(dy, i + LANES)
+        put(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), streaming)
+        put(dx, i + LANES, input_gradient(widen(d1), widen(x1), means, means_dy, slopes, scales), streaming)
+        i += 2 * LANES
     while i + LANES <= stop:
-        store(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales))
+        put(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales), streaming)
         i += LANES
     while i < stop:
         dx[i] = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean, mean_dy, slope, scale)
@@ -88,6 +96,7 @@ def _normalize_chunk(y: Any, x: Any, shape: Any, chunk: Any, vectors: Any) -> No
         end = min(stop, plane * shape[2] + shape[2])
         _normalize_run(y, x, (start, end), (mean[c], scale[c], shift[c]))
         start = end
+    fence()
 
 
 @kernel("VVIP")
@@ -122,6 +131,7 @@ def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work:
         for o in range(outer):
             start = (o * n_channels + c) * inner
             _normalize_run(flat_y, flat_x, (start, start + inner), vectors)
+        fence()
 
 
 @kernel("OIVVvvPf")
@@ -171,6 +181,7 @@ def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums
         for o in range(outer):
             start = (o * n_channels + c) * inner
             _gradient_run(flat_dx, flat_dy, flat_x, (start, start + inner), vectors)
+        fence()
 
 
 @kernel("OIIvvvPP")
@@ -193,3 +204,4 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma:
             vectors = _gradient_vectors(sums, plane % n_channels, n, (mean, inv_std, gamma))
             _gradient_run(flat_dx, flat_dy, flat_x, (start, end), vectors)
             start = end
+        fence()

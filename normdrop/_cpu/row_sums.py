@@ -25,7 +25,7 @@ _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
 _MIN_WIDTH = 64  # rows narrower than this are joined
 _TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
-AT_ONCE = 8  # rows read side by side, so that what belongs to a column is loaded once for all of them
+_AT_ONCE = 8  # rows read side by side, so that what belongs to a column is loaded once for all of them
 
 
 def geometry(shape: Any) -> Any:
@@ -76,24 +76,25 @@ def _block_rows(shape: Any, b: Any) -> Any:
 
 
 @helper
-def _row_sums(sums: Any, a: Any, b: Any, block: Any, shifts: Any) -> None:
+def _row_sums(sums: Any, a: Any, b: Any, block: Any, p: Any, q: Any) -> None:
     """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t).
 
-    `a`, `b` flat; block = (start, rows, stride); s, t and shifts = (p, q) are rows of one width.
+    `a`, `b` flat; block = (start, rows, stride); s, t, p and q are rows of one width, and p may be None for zeros.
     """
     s, t = sums
-    p, q = shifts
     start, n_rows, stride = block
     whole = s.size - s.size % LANES
-    for first in range(0, n_rows, AT_ONCE):
-        at_once = min(AT_ONCE, n_rows - first)
+    for first in range(0, n_rows, _AT_ONCE):
+        at_once = min(_AT_ONCE, n_rows - first)
         begin = start + first * stride
         for v in range(0, whole, LANES):
-            ps, qs = widen(load(p, v)), widen(load(q, v))
+            qs = widen(load(q, v))
             ss, ts = load(s, v), load(t, v)
             i = begin + v
             for _ in range(at_once):
-                u = widen(load(a, i)) - ps
+                u = widen(load(a, i))
+                if p is not None:
+                    u = u - widen(load(p, v))
                 ts += u * (widen(load(b, i)) - qs)
                 ss += u
                 i += stride
@@ -102,27 +103,32 @@ def _row_sums(sums: Any, a: Any, b: Any, block: Any, shifts: Any) -> None:
         for v in range(whole, s.size):
             i = begin + v
             for _ in range(at_once):
-                u = np.float64(a[i]) - p[v]
+                u = np.float64(a[i])
+                if p is not None:
+                    u -= np.float64(p[v])
                 t[v] += u * (np.float64(b[i]) - q[v])
                 s[v] += u
                 i += stride
 
 
 @helper
-def _tile_sums(sums: Any, a: Any, b: Any, places: Any, shifts: Any) -> None:
+def _tile_sums(sums: Any, a: Any, b: Any, places: Any, p: Any, q: Any) -> None:
     """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (shape, tile)."""
     shape, (block, start, _) = places
     s, t = sums
-    p, q = shifts
     width, per_block, _ = _geometry(shape)
     rows, left = _block_rows(shape, block)
     first = block * per_block * width + start
     s[:] = 0.0
     t[:] = 0.0
-    _row_sums(sums, a, b, (first, rows, width), shifts)
+    _row_sums(sums, a, b, (first, rows, width), p, q)
     left = min(left - start, s.size)
     if left > 0:
-        _row_sums((s[:left], t[:left]), a, b, (first + rows * width, 1, width), (p[:left], q[:left]))
+        last = first + rows * width, 1, width
+        if p is None:
+            _row_sums((s[:left], t[:left]), a, b, last, None, q[:left])
+        else:
+            _row_sums((s[:left], t[:left]), a, b, last, p[:left], q[:left])
 
 
 @helper
@@ -133,7 +139,7 @@ def tile_moments(work: Any, x: Any, shape: Any, tile: Any) -> None:
     rows, left = _block_rows(shape, b)
     s, t = work[2 * b, start:end], work[2 * b + 1, start:end]
     shift = x[b * per_block * width + start : b * per_block * width + end]
-    _tile_sums((s, t), x, x, (shape, tile), (shift, shift))
+    _tile_sums((s, t), x, x, (shape, tile), shift, shift)
     for k in range(end - start):
         offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if start + k < left else 0)))
         s[k] = shift[k] + offset
@@ -143,11 +149,11 @@ def tile_moments(work: Any, x: Any, shape: Any, tile: Any) -> None:
 def tile_gradients(work: Any, dy: Any, x: Any, shape: Any, tile: Any) -> None:
     """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column of a tile in block b.
 
-    The last rows of the workspace hold zeros and the means.
+    The last row but one of the workspace holds the means.
     """
     b, start, end = tile
     sums = work[2 * b, start:end], work[2 * b + 1, start:end]
-    _tile_sums(sums, dy, x, (shape, tile), (work[-1, start:end], work[-2, start:end]))
+    _tile_sums(sums, dy, x, (shape, tile), None, work[-2, start:end])
 
 
 @helper
@@ -209,6 +215,9 @@ def merge_gradients(sums: Any, work: Any, shape: Any) -> None:
         for v in range(width):
             work[0, v] += work[2 * b, v]
             work[1, v] += work[2 * b + 1, v]
+    if width == n_channels:
+        sums[0], sums[1] = work[0], work[1]
+        return
     sums[:] = 0.0
     c = 0
     for start in range(0, width, inner):

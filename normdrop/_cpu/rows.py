@@ -21,16 +21,21 @@ from normdrop._cpu.row_sums import (
     tile_of,
     workspace,
 )
-from normdrop._cpu.simd import LANES, load, store, widen
+from normdrop._cpu.simd import LANES, address, fence, load, widen
+from normdrop._cpu.streaming import put, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace"]
 
 _CHUNK = 1 << 14  # elements per task of the element-wise loops
+_STRIP = 256  # columns whose vectors stay in the first-level cache
 
 
 @helper
 def _spread(row: Any, vector: Any, inner: Any) -> None:
     """row[v] = vector[(v // inner) % C]."""
+    if row.size == vector.size:
+        row[:] = vector
+        return
     c = 0
     for start in range(0, row.size, inner):
         for v in range(start, start + inner):
@@ -39,57 +44,72 @@ def _spread(row: Any, vector: Any, inner: Any) -> None:
 
 
 @helper
+def _normalized_at(x: Any, v: Any, vectors: Any) -> Any:
+    """y of the 16 columns from v on; vectors = (mean, scale, shift)."""
+    mean, scale, shift = vectors
+    return normalized(widen(x), load(mean, v), load(scale, v), load(shift, v))
+
+
+@helper
 def _normalize_rows(y: Any, x: Any, block: Any, vectors: Any) -> None:
-    """y = (x - mean) * scale + shift per column; block = (start, rows, stride), vectors = (mean, scale, shift)."""
+    """y = (x - mean) * scale + shift per column; block = (start, rows, stride).
+
+    Four vectors are read before the first of them is written: a load waits for a store before it whose address agrees
+    with its own modulo 4096, as happens all the time in a loop over two arrays.
+    """
     begin, n_rows, stride = block
     mean, scale, shift = vectors
-    whole = mean.size - mean.size % LANES
-    fours = n_rows - n_rows % 4
-    for first in range(0, fours, 4):
-        for v in range(0, whole, LANES):
-            means, scales, shifts = load(mean, v), load(scale, v), load(shift, v)
-            i = begin + first * stride + v
-            x0, x1, x2, x3 = load(x, i), load(x, i + stride), load(x, i + 2 * stride), load(x, i + 3 * stride)
-            store(y, i, normalized(widen(x0), means, scales, shifts))
-            store(y, i + stride, normalized(widen(x1), means, scales, shifts))
-            store(y, i + 2 * stride, normalized(widen(x2), means, scales, shifts))
-            store(y, i + 3 * stride, normalized(widen(x3), means, scales, shifts))
-    for r in range(fours, n_rows):
-        for v in range(0, whole, LANES):
-            i = begin + r * stride + v
-            store(y, i, normalized(widen(load(x, i)), load(mean, v), load(scale, v), load(shift, v)))
-    for r in range(n_rows):
-        for v in range(whole, mean.size):
-            i = begin + r * stride + v
-            y[i] = normalized(np.float64(x[i]), mean[v], scale[v], shift[v])
+    streaming = streams(y, x, begin, stride)
+    for start in range(begin, begin + n_rows * stride, stride):
+        v = 0
+        while v + 4 * LANES <= mean.size:
+            i = start + v
+            x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
+            put(y, i, _normalized_at(x0, v, vectors), streaming)
+            put(y, i + LANES, _normalized_at(x1, v + LANES, vectors), streaming)
+            put(y, i + 2 * LANES, _normalized_at(x2, v + 2 * LANES, vectors), streaming)
+            put(y, i + 3 * LANES, _normalized_at(x3, v + 3 * LANES, vectors), streaming)
+            v += 4 * LANES
+        while v + LANES <= mean.size:
+            put(y, start + v, _normalized_at(load(x, start + v), v, vectors), streaming)
+            v += LANES
+        while v < mean.size:
+            y[start + v] = normalized(np.float64(x[start + v]), mean[v], scale[v], shift[v])
+            v += 1
+
+
+@helper
+def _gradient_at(dy: Any, x: Any, v: Any, vectors: Any) -> Any:
+    """dx of the 16 columns from v on; vectors = (mean, mean_dy, slope, scale)."""
+    mean, mean_dy, slope, scale = vectors
+    return input_gradient(widen(dy), widen(x), load(mean, v), load(mean_dy, v), load(slope, v), load(scale, v))
 
 
 @helper
 def _gradient_rows(dx: Any, dy: Any, x: Any, block: Any, vectors: Any) -> None:
-    """dx of `_formulas.input_gradient` per column; vectors = (mean, mean_dy, slope, scale)."""
+    """dx of `_formulas.input_gradient` per column; block = (start, rows, stride)."""
     begin, n_rows, stride = block
     mean, mean_dy, slope, scale = vectors
-    whole = mean.size - mean.size % LANES
-    fours = n_rows - n_rows % 4
-    for first in range(0, fours, 4):
-        for v in range(0, whole, LANES):
-            means, means_dy, slopes, scales = load(mean, v), load(mean_dy, v), load(slope, v), load(scale, v)
-            i = begin + first * stride + v
-            x0, x1, x2, x3 = load(x, i), load(x, i + stride), load(x, i + 2 * stride), load(x, i + 3 * stride)
-            d0, d1, d2, d3 = load(dy, i), load(dy, i + stride), load(dy, i + 2 * stride), load(dy, i + 3 * stride)
-            store(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales))
-            store(dx, i + stride, input_gradient(widen(d1), widen(x1), means, means_dy, slopes, scales))
-            store(dx, i + 2 * stride, input_gradient(widen(d2), widen(x2), means, means_dy, slopes, scales))
-            store(dx, i + 3 * stride, input_gradient(widen(d3), widen(x3), means, means_dy, slopes, scales))
-    for r in range(fours, n_rows):
-        for v in range(0, whole, LANES):
-            i = begin + r * stride + v
-            vectors_v = load(mean, v), load(mean_dy, v), load(slope, v), load(scale, v)
-            store(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), *vectors_v))
-    for r in range(n_rows):
-        for v in range(whole, mean.size):
-            i = begin + r * stride + v
+    streaming = streams(dx, x, begin, stride) and address(dx) != address(dy)
+    for start in range(begin, begin + n_rows * stride, stride):
+        v = 0
+        while v + 4 * LANES <= mean.size:
+            i = start + v
+            x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
+            d0, d1, d2, d3 = load(dy, i), load(dy, i + LANES), load(dy, i + 2 * LANES), load(dy, i + 3 * LANES)
+            put(dx, i, _gradient_at(d0, x0, v, vectors), streaming)
+            put(dx, i + LANES, _gradient_at(d1, x1, v + LANES, vectors), streaming)
+            put(dx, i + 2 * LANES, _gradient_at(d2, x2, v + 2 * LANES, vectors), streaming)
+            put(dx, i + 3 * LANES, _gradient_at(d3, x3, v + 3 * LANES, vectors), streaming)
+            v += 4 * LANES
+        while v + LANES <= mean.size:
+            i = start + v
+            put(dx, i, _gradient_at(load(dy, i), load(x, i), v, vectors), streaming)
+            v += LANES
+        while v < mean.size:
+            i = start + v
             dx[i] = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean[v], mean_dy[v], slope[v], scale[v])
+            v += 1
 
 
 @helper
@@ -112,20 +132,27 @@ def _chunk(chunk: Any, size: Any, width: Any) -> Any:
 def _normalize_chunk(y: Any, x: Any, chunk: Any, vectors: Any) -> None:
     mean, scale, shift = vectors
     start, rows, left = _chunk(chunk, x.size, mean.size)
-    _normalize_rows(y, x, (start, rows, mean.size), vectors)
+    for v in range(0, mean.size, _STRIP):
+        end = min(v + _STRIP, mean.size)
+        _normalize_rows(y, x, (start + v, rows, mean.size), (mean[v:end], scale[v:end], shift[v:end]))
     if left > 0:
         begin = start + rows * mean.size
         _normalize_rows(y, x, (begin, 1, mean.size), (mean[:left], scale[:left], shift[:left]))
+    fence()
 
 
 @helper
 def _gradient_chunk(dx: Any, dy: Any, x: Any, chunk: Any, vectors: Any) -> None:
     mean, mean_dy, slope, scale = vectors
     start, rows, left = _chunk(chunk, x.size, mean.size)
-    _gradient_rows(dx, dy, x, (start, rows, mean.size), vectors)
+    for v in range(0, mean.size, _STRIP):
+        end = min(v + _STRIP, mean.size)
+        strip = (mean[v:end], mean_dy[v:end], slope[v:end], scale[v:end])
+        _gradient_rows(dx, dy, x, (start + v, rows, mean.size), strip)
     if left > 0:
         short = (mean[:left], mean_dy[:left], slope[:left], scale[:left])
         _gradient_rows(dx, dy, x, (start + rows * mean.size, 1, mean.size), short)
+    fence()
 
 
 @kernel("VVIP")
@@ -172,7 +199,6 @@ def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work:
 def gradients(sums: Any, dy: Any, x: Any, mean: Any, work: Any) -> None:
     """sums[0], sums[1] = sum(dy), sum(dy * (x - mean)) of each channel. Parallel over tiles."""
     flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
-    work[-1] = 0.0
     _spread(work[-2], mean, x.shape[2])
     for task in prange(n_tiles(x.shape)):
         tile_gradients(work, flat_dy, flat_x, x.shape, tile_of(x.shape, task))
@@ -185,7 +211,6 @@ def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums
     inner, width = x.shape[2], work.shape[1]
     n = np.float64(x.shape[0] * inner)
     flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
-    work[-1] = 0.0
     _spread(work[-2], mean, inner)
     for task in prange(n_tiles(x.shape)):
         tile_gradients(work, flat_dy, flat_x, x.shape, tile_of(x.shape, task))

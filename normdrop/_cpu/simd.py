@@ -20,6 +20,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 
+STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
+
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 
 
@@ -103,6 +105,57 @@ def _store_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
 def store(y: Any, i: Any, value: Any) -> None:
     """y[i : i + 16] = value, rounded to the dtype of y."""
     y[int(i) : int(i) + LANES] = value
+
+
+def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = _vector_of(context, y.dtype)
+        lanes = args[2]
+        if value.dtype != y.dtype:
+            lanes = builder.fptrunc(lanes, vector)
+        n = STREAM_ALIGNMENT * 8 // y.dtype.bitwidth
+        first = _pointer(context, builder, y, args[0], args[1], ir.VectorType(vector.element, n))
+        for start in range(0, LANES, n):
+            places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
+            part = builder.shuffle_vector(lanes, lanes, places)
+            stored = builder.store(part, builder.gep(first, [ir.Constant(_I32, start // n)]))
+            stored.align = STREAM_ALIGNMENT
+            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(y, types.uint64, value), codegen
+
+
+@compiled_as(_stream_typing)
+def stream(y: Any, i: Any, value: Any) -> None:
+    """Set y[i : i + 16] = value past the caches; y[i] must be aligned to 16 bytes, and `fence` must follow."""
+    y[int(i) : int(i) + LANES] = value
+
+
+def _fence_typing(_typing_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@compiled_as(_fence_typing)
+def fence() -> None:
+    """Let other threads see what was streamed."""
+
+
+def _address_typing(_typing_context: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, _I64)
+
+    return types.uint64(x), codegen
+
+
+@compiled_as(_address_typing)
+def address(x: Any) -> Any:
+    """Return the address of the array's first element."""
+    return x.ctypes.data
 
 
 def _splat_typing(_typing_context: Any, value: Any) -> Any:

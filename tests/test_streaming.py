@@ -1,0 +1,62 @@
+"""Results larger than the caches are written past them, with the same bits (law 2.7)."""
+
+import numpy as np
+import pytest
+
+from normdrop import _reference, functional
+from normdrop.random import MaskStream
+
+pytestmark = pytest.mark.jit
+
+N = 5_000_000  # float32: 20 MB, more than normdrop._cpu.streaming calls large
+MAP = (37, 40, 58, 59)  # planes whose starts are aligned to 16 bytes for some channels and not for others
+
+
+def array(shape, first=0):
+    """Random values, `first` elements after an address that NumPy aligns."""
+    n = int(np.prod(shape))
+    return np.random.default_rng(5).standard_normal(n + first, np.float32)[first:].reshape(shape)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 4])
+def test_a_large_dropout_gives_the_reference_bits_wherever_the_array_begins(first):
+    x, out = array(N, first), np.full(N + first, np.nan, np.float32)[first:]
+    expected = np.empty_like(x)
+    _reference.dropout(expected, x, (1, 2), 3, 1 << 30, 4 / 3)
+    y, context = functional.dropout(x, 0.25, rng=MaskStream.from_key((1, 2), 3), out=out)
+    assert np.array_equal(y, expected)
+    assert np.array_equal(functional.dropout_backward(x, context), expected)
+
+
+@pytest.mark.parametrize("shared_axes", [(2, 3), (0,), (1,)])
+def test_a_large_dropout_with_shared_axes_gives_the_reference_bits(shared_axes):
+    x = array(MAP)
+    y, _, mask = functional.dropout(x, 0.5, shared_axes=shared_axes, rng=1, return_mask=True)
+    assert np.array_equal(y, np.where(mask, 2 * x, np.float32(0)))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "channel_axis"), [(MAP, 1), (MAP, 3), ((N // 64, 64), 1), ((N // 66, 66), 1), ((N // 3 + 1, 3), 1)]
+)
+def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape, channel_axis, in_place):
+    x, dy = array(shape), array(shape, 1)
+    folded = (int(np.prod(shape[:channel_axis])), shape[channel_axis], int(np.prod(shape[channel_axis + 1 :])))
+    n_channels = shape[channel_axis]
+    mean, var, dgamma, dbeta = np.empty((4, n_channels))
+    y, dx = np.empty(folded, np.float32), np.empty(folded, np.float32)
+    ones = np.ones(n_channels)
+    _reference.batch_norm(y, x.reshape(folded), mean, var, ones, np.zeros(n_channels), 1e-5)
+    inv_std = 1 / np.sqrt(var + 1e-5)
+    _reference.batch_norm_backward(dx, dgamma, dbeta, dy.reshape(folded), x.reshape(folded), mean, inv_std, ones)
+
+    got, context = functional.batch_norm(x, channel_axis=channel_axis)
+    np.testing.assert_allclose(got.reshape(folded), y, rtol=2e-7, atol=1e-12)
+    if in_place:
+        copy = x.copy()
+        assert np.array_equal(functional.batch_norm(copy, channel_axis=channel_axis, out=copy)[0], got)
+    gradient, _, _ = functional.batch_norm_backward(dy, context, out=dy if in_place else None)
+    np.testing.assert_allclose(gradient.reshape(folded), dx, rtol=2e-7, atol=1e-9)
+    target = x if in_place else None
+    inference, _ = functional.batch_norm_inference(x, mean, var, channel_axis=channel_axis, out=target)
+    np.testing.assert_allclose(inference.reshape(folded), y, rtol=2e-7, atol=1e-12)
