@@ -223,7 +223,7 @@ def channels(values: object, name: str, n_channels: int) -> Array:
 
 def not_negative(values: Array, name: str) -> None:
     """Check a variance; a NaN is let pass, because it says that the data had one."""
-    if (values < 0).any():
+    if values.size and not values.min() >= 0 and (values < 0).any():
         raise ValueError(
             f"{name} must not be negative; got {np.nanmin(values)}. Pass a variance, not a logarithm or a mean."
         )

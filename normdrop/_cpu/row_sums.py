@@ -25,7 +25,9 @@ _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
 _MIN_WIDTH = 64  # rows narrower than this are joined
 _TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
-_AT_ONCE = 8  # rows read side by side, so that what belongs to a column is loaded once for all of them
+# Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
+# are 4096 bytes apart share a set of the first-level cache, and eight rows of two arrays do not fit one.
+_AT_ONCE = 4
 
 
 def geometry(shape: Any) -> Any:
