@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import normdrop
-from normdrop import functional
+from normdrop import _backend, functional
 
 try:
     import torch
@@ -81,19 +81,36 @@ def passes(x: np.ndarray) -> Iterator[tuple[str, Call, Call]]:
     norm, frozen = normdrop.BatchNorm(n_channels), normdrop.BatchNorm(n_channels).eval()
     saved = functional.batch_norm(x, norm.gamma, norm.beta)[1]
     _, saved_mean, saved_inv_std = torch.native_batch_norm(tx, gamma, beta, mean, var, True, 0.1, 1e-5)
-    yield "batch norm", lambda: norm(x, out=y), lambda: f.batch_norm(tx, mean, var, gamma, beta, True, 0.1, 1e-5)
-    yield (
-        "batch norm backward",
-        lambda: functional.batch_norm_backward(dy, saved, out=dx),
-        lambda: aten.native_batch_norm_backward(
+    theirs: dict[str, Call] = {
+        "batch norm": lambda: f.batch_norm(tx, mean, var, gamma, beta, True, 0.1, 1e-5),
+        "batch norm backward": lambda: aten.native_batch_norm_backward(
             tdy, tx, gamma, mean, var, saved_mean, saved_inv_std, True, 1e-5, [True] * 3
         ),
-    )
-    yield (
-        "batch norm inference",
-        lambda: frozen(x, out=y),
-        lambda: f.batch_norm(tx, mean, var, gamma, beta, False, 0.1, 1e-5),
-    )
+        "batch norm inference": lambda: f.batch_norm(tx, mean, var, gamma, beta, False, 0.1, 1e-5),
+    }
+    ours: dict[str, Call] = {
+        "batch norm": lambda: norm(x, out=y),
+        "batch norm backward": lambda: functional.batch_norm_backward(dy, saved, out=dx),
+        "batch norm inference": lambda: frozen(x, out=y),
+    }
+    for name, call in ours.items():
+        yield name, call, theirs[name]
+    if x.ndim == 2:
+        for name, call in kernels(x, dy, y).items():
+            yield name + ", kernel", call, theirs[name]
+
+
+def kernels(x: np.ndarray, dy: np.ndarray, y: np.ndarray) -> Sides:
+    """Return the backend's calls on an (N, C) array, without the checks and conversions of a layer."""
+    x, dy, y = (a.reshape(*a.shape, 1) for a in (x, dy, y))
+    backend = _backend.select(x)
+    mean, var, dgamma, dbeta = np.zeros((4, x.shape[1]))
+    ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
+    return {
+        "batch norm": lambda: backend.batch_norm(y, x, mean, var, ones, zeros, 1e-5),
+        "batch norm backward": lambda: backend.batch_norm_backward(y, dgamma, dbeta, dy, x, mean, ones, ones),
+        "batch norm inference": lambda: backend.normalize(y, x, zeros, ones, zeros),
+    }
 
 
 def table(shape: str) -> Iterator[str]:
@@ -102,13 +119,13 @@ def table(shape: str) -> Iterator[str]:
     source = torch.from_numpy(x)
     target = torch.zeros_like(source)
     yield f"\n{shape}, float32"
-    yield f"{'pass':22}{'normdrop, us':>14}{'torch, us':>12}{'/ copy':>9}  torch / normdrop"
+    yield f"{'pass':30}{'normdrop, us':>14}{'torch, us':>12}{'/ copy':>9}  torch / normdrop"
     for name, ours, theirs in passes(x):
         seconds = rounds({"copy": lambda: target.copy_(source), "ours": ours, "theirs": theirs})
         low, ratio, high = np.percentile(seconds["theirs"] / seconds["ours"], (25, 50, 75))
         copy = np.median(seconds["ours"] / seconds["copy"])
         mine, other = (np.median(seconds[side]) * 1e6 for side in ("ours", "theirs"))
-        yield f"{name:22}{mine:14.1f}{other:12.1f}{copy:9.2f}  {ratio:.2f} ({low:.2f} to {high:.2f})"
+        yield f"{name:30}{mine:14.1f}{other:12.1f}{copy:9.2f}  {ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
