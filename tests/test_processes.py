@@ -85,6 +85,37 @@ def test_child_forked_before_the_first_kernel_works(in_subprocess: Callable[...,
 
 
 @needs_fork
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="this system does not count native threads")
+@pytest.mark.parametrize("imported", ["in the parent", "in the child"])
+def test_child_of_a_process_in_which_others_started_threads_works(
+    in_subprocess: Callable[..., str], imported: str
+) -> None:
+    in_subprocess(
+        f"""
+import os, warnings
+import numba, numpy as np
+warnings.simplefilter("ignore")
+
+@numba.njit(parallel=True)
+def others(x):
+    for i in numba.prange(x.size):
+        x[i] += 1
+
+x = np.zeros(1_000_000, np.float32)
+others(x)
+if {imported == "in the parent"}:
+    import normdrop
+child = os.fork()
+if child == 0:
+    import normdrop
+    os._exit(0 if (normdrop.Dropout(0.5, rng=0)(x) == 2).any() else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert status == 0, f"the child ended with {{status}}"
+"""
+    )
+
+
+@needs_fork
 def test_child_forked_while_the_compiler_is_locked_works(in_subprocess: Callable[..., str]) -> None:
     in_subprocess(
         WORK
