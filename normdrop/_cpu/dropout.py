@@ -16,6 +16,7 @@ from normdrop._cpu.streaming import put, streams
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+_BOOL = np.dtype(np.bool_)
 _CHUNK = 128 * GROUP  # elements per task
 
 
@@ -148,6 +149,3 @@ def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
     else:
         length = x.size if n_shared == 1 else length
         _mask_elements(x.dtype, x.size, flat_y, flat_x, flat_mask, n_shared, length, scale)
-
-
-_BOOL = np.dtype(np.bool_)

@@ -39,7 +39,6 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), LANES))
 
 
-FLOAT32 = VectorType(types.float32)
 FLOAT64 = VectorType(types.float64)
 
 
