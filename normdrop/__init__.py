@@ -1,6 +1,8 @@
 """Dropout and batch normalization for NumPy arrays, in kernels compiled by Numba."""
 
 from normdrop import functional
+from normdrop._pool import pool_info, set_pool_limit
+from normdrop._warmup import warmup
 from normdrop.layers import (
     BatchNorm,
     BatchNorm1d,
@@ -28,5 +30,8 @@ __all__ = [
     "Layer",
     "MaskStream",
     "functional",
+    "pool_info",
     "seed",
+    "set_pool_limit",
+    "warmup",
 ]

@@ -15,6 +15,7 @@ from normdrop import _process  # noqa: F401  # its fork hook must be in place be
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float64]
 
 
 class Backend(Protocol):
@@ -24,30 +25,28 @@ class Backend(Protocol):
 
     def dropout(self, y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None: ...
 
+    def dropout_transposed(
+        self, y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float
+    ) -> None: ...
+
     def apply_mask(self, y: Array, x: Array, mask: Mask, scale: float) -> None: ...
 
-    def moments(self, mean: Vector, var: Vector, x: Array) -> None: ...
+    def moments(self, statistics: Vectors, x: Array) -> None: ...
 
-    def normalize(self, y: Array, x: Array, mean: Vector, scale: Vector, shift: Vector) -> None: ...
+    def normalize(self, y: Array, x: Array, vectors: Vectors) -> None: ...
 
-    def batch_norm(
-        self, y: Array, x: Array, mean: Vector, var: Vector, gamma: Vector, beta: Vector, eps: float
-    ) -> None: ...
+    def batch_norm(self, y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None: ...
 
-    def parameter_gradients(
-        self, dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector
-    ) -> None: ...
+    def inference_vectors(self, vectors: Vectors, statistics: Vectors, affine: Vectors, eps: float) -> None: ...
+
+    def parameter_gradients(self, sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None: ...
 
     def batch_norm_backward(
-        self,
-        dx: Array,
-        dgamma: Vector,
-        dbeta: Vector,
-        dy: Array,
-        x: Array,
-        mean: Vector,
-        inv_std: Vector,
-        gamma: Vector,
+        self, dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector
+    ) -> None: ...
+
+    def update_running(
+        self, mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float
     ) -> None: ...
 
 

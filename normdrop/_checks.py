@@ -13,6 +13,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_NAMES = "float32, float64, float16 or bfloat16"
 
 
 def kind(value: object) -> str:
@@ -90,23 +91,28 @@ def choice(value: object, name: str, options: Sequence[str]) -> str:
     return value
 
 
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether this is the bfloat16 of ml_dtypes, which is not imported for it."""
+    return dtype.itemsize == 2 and dtype.name == "bfloat16" and dtype.kind == "V"
+
+
 def array(x: object, name: str) -> Array:
-    """Return `x` as a base ndarray after checking that it is a native float32 or float64 array."""
-    if type(x) is np.ndarray and x.dtype in _FLOATS and x.dtype.isnative:
+    """Return `x` as a base ndarray after checking that it is of a native dtype that is taken."""
+    if type(x) is np.ndarray and x.dtype.char in "fde" and x.dtype.isnative:
         return x
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array; got {type(x).__name__}. Convert it with np.asarray({name}).")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.filled(value) instead")
     dtype = x.dtype
-    if dtype.newbyteorder("=") in _FLOATS:
+    if dtype.char in "fde" or is_bfloat16(dtype):
         if not dtype.isnative:
             raise TypeError(
                 f"{name} has dtype {dtype.str!r} in foreign byte order; "
                 f"use {name}.astype({name}.dtype.newbyteorder('='))"
             )
         return np.asarray(x)
-    raise TypeError(f"{name} must have dtype float32 or float64; got {dtype}. Use {name}.astype(np.float32).")
+    raise TypeError(f"{name} must have dtype {_NAMES}; got {dtype}. Use {name}.astype(np.float32).")
 
 
 def same_shape(x: Array, shape: tuple[int, ...], name: str, like: str) -> None:
@@ -129,6 +135,12 @@ def out(target: object, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
 
     It may occupy exactly the memory of an input (in place), never a part of it.
     """
+    if type(target) is np.ndarray and target.flags.carray and target.shape == x.shape and target.dtype == x.dtype:
+        for _, values in inputs:
+            if np.may_share_memory(target, values):
+                break
+        else:
+            return target
     if not isinstance(target, np.ndarray):
         raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
     if target.dtype != x.dtype or not target.dtype.isnative:
@@ -223,7 +235,7 @@ def channels(values: object, name: str, n_channels: int) -> Array:
 
 def not_negative(values: Array, name: str) -> None:
     """Check a variance; a NaN is let pass, because it says that the data had one."""
-    if values.size and not values.min() >= 0 and (values < 0).any():
+    if values.size and not values.item(values.argmin()) >= 0 and (values < 0).any():
         raise ValueError(
             f"{name} must not be negative; got {np.nanmin(values)}. Pass a variance, not a logarithm or a mean."
         )
@@ -275,3 +287,14 @@ def float_dtype(value: object) -> np.dtype[Any]:
     if value is None or dtype not in _FLOATS or not dtype.isnative:
         raise TypeError(f"dtype must be float32 or float64; got {value!r}")
     return _FLOATS[_FLOATS.index(dtype)]
+
+
+def input_dtype(value: object, name: str) -> np.dtype[Any]:
+    """Return `value` as a dtype that inputs may have."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise TypeError(f"{name} must be {_NAMES}; got {kind(value)}") from error
+    if value is None or not dtype.isnative or not (dtype.char in "fde" or is_bfloat16(dtype)):
+        raise TypeError(f"{name} must be {_NAMES}; got {value!r}")
+    return dtype

@@ -1,8 +1,12 @@
 """The backend in plain NumPy: specification and oracle of the compiled ones.
 
 Every backend has these launchers, with these signatures. They fill the arrays they are given and return nothing.
-`x`, `y`, `dx`, `dy` are C-contiguous float32 or float64; flat for dropout, (outer, C, inner) for batch norm, (A, S,
-B) for `apply_mask`. Per-channel vectors are float64 of shape (C,). Outputs come first and may be the input itself.
+`x`, `y`, `dx`, `dy` are C-contiguous; flat for dropout, (outer, C, inner) for batch norm, (A, S, B) for `apply_mask`.
+They are float16, bfloat16, float32 or float64; the first two are computed in float32 and rounded. Outputs come first
+and may be the input itself.
+
+Numbers per channel are float64, in rows of shape (C,): `statistics` = [mean, variance, 1 / sqrt(variance + eps)],
+`affine` = [gamma, beta], `sums` = [dgamma, dbeta].
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -57,58 +62,92 @@ def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first
     mask[...] = np.where(u_high == high, u_low >= low, u_high > high)
 
 
+def _scaled(x: Array, scale: float) -> Array:
+    values = x.astype(np.float32) if x.itemsize == 2 else x
+    return values * values.dtype.type(scale)
+
+
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
     """Set y[i] = scale * x[i] where kept, +0 where dropped."""
     mask = np.empty(x.size, np.bool_)
     keep_mask(mask, key, call, threshold)
-    y[...] = np.where(mask, x * x.dtype.type(scale), x.dtype.type(0))
+    y[...] = np.where(mask, _scaled(x, scale), 0)
+
+
+def dropout_transposed(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
+    """Set y[a, p, q] = scale * x[a, p, q] where element (a, q, p) of an array (A, Q, P) is kept, else +0."""
+    transposed = np.empty((x.shape[0], x.shape[2], x.shape[1]), y.dtype)
+    dropout(transposed.reshape(-1), x.transpose(0, 2, 1).reshape(-1), key, call, threshold, scale)
+    y[...] = transposed.transpose(0, 2, 1)
 
 
 def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
     """Set y[a, s, b] = scale * x[a, s, b] where mask[a, b], else +0."""
-    y[...] = np.where(mask[:, None, :], x * x.dtype.type(scale), x.dtype.type(0))
+    y[...] = np.where(mask[:, None, :], _scaled(x, scale), 0)
 
 
 def _wide(x: Array) -> Array:
     return x.astype(np.float64)
 
 
+def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    return x.astype(np.float32).astype(dtype) if dtype.itemsize == 2 else x.astype(dtype)
+
+
 def _column(vector: Vector) -> Array:
     return vector[:, None]
 
 
-def moments(mean: Vector, var: Vector, x: Array) -> None:
+def moments(statistics: Vectors, x: Array) -> None:
     """Mean and biased variance of each channel, from float64 sums of values shifted by the channel's first."""
     shift = _wide(x[:1, :, :1])
     shifted = _wide(x) - shift
     offset = shifted.mean(axis=(0, 2), keepdims=True)
-    mean[...] = (shift + offset)[0, :, 0]
-    var[...] = np.square(shifted - offset).mean(axis=(0, 2))
+    statistics[0] = (shift + offset)[0, :, 0]
+    statistics[1] = np.square(shifted - offset).mean(axis=(0, 2))
 
 
-def normalize(y: Array, x: Array, mean: Vector, scale: Vector, shift: Vector) -> None:
-    """Set y = (x - mean) * scale + shift per channel, in float64, rounded once."""
-    y[...] = (_wide(x) - _column(mean)) * _column(scale) + _column(shift)
+def normalize(y: Array, x: Array, vectors: Vectors) -> None:
+    """Set y = (x - mean) * scale + shift per channel in float64, rounded; vectors = [mean, scale, shift]."""
+    mean, scale, shift = vectors
+    y[...] = _rounded((_wide(x) - _column(mean)) * _column(scale) + _column(shift), y.dtype)
 
 
-def batch_norm(y: Array, x: Array, mean: Vector, var: Vector, gamma: Vector, beta: Vector, eps: float) -> None:
-    """Fill mean and var from the batch, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
-    moments(mean, var, x)
-    normalize(y, x, mean, gamma * (1.0 / np.sqrt(var + eps)), beta)
+def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None:
+    """Fill the statistics from the batch, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
+    moments(statistics, x)
+    statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
+    normalize(y, x, np.stack([statistics[0], affine[0] * statistics[2], affine[1]]))
 
 
-def parameter_gradients(dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector) -> None:
-    """Set dbeta = sum dy, dgamma = sum dy * (x - mean) * inv_std per channel."""
-    dbeta[...] = _wide(dy).sum(axis=(0, 2))
-    dgamma[...] = (_wide(dy) * (_wide(x) - _column(mean))).sum(axis=(0, 2)) * inv_std
+def inference_vectors(vectors: Vectors, statistics: Vectors, affine: Vectors, eps: float) -> None:
+    """From mean and variance, fill in 1 / sqrt(variance + eps) and what `normalize` needs."""
+    statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
+    vectors[...] = statistics[0], affine[0] * statistics[2], affine[1]
 
 
-def batch_norm_backward(
-    dx: Array, dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector, gamma: Vector
-) -> None:
+def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:
+    """Set dgamma = sum dy * (x - mean) * inv_std and dbeta = sum dy per channel."""
+    sums[0] = (_wide(dy) * (_wide(x) - _column(statistics[0]))).sum(axis=(0, 2)) * statistics[2]
+    sums[1] = _wide(dy).sum(axis=(0, 2))
+
+
+def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector) -> None:
     """Fill dgamma and dbeta, and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values per channel."""
-    parameter_gradients(dgamma, dbeta, dy, x, mean, inv_std)
+    parameter_gradients(sums, dy, x, statistics)
+    mean, _, inv_std = statistics
     n = x.shape[0] * x.shape[2]
-    centered = _wide(x) - _column(mean)
-    residual = _wide(dy) - _column(dbeta / n) - centered * _column(inv_std * dgamma / n)
-    dx[...] = residual * _column(gamma * inv_std)
+    residual = _wide(dy) - _column(sums[1] / n) - (_wide(x) - _column(mean)) * _column(inv_std * sums[0] / n)
+    dx[...] = _rounded(residual * _column(gamma * inv_std), dx.dtype)
+
+
+def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
+    """Set running = momentum * running + (1 - momentum) * batch, the variance times `correction`.
+
+    What has no weight counts not even as a NaN. A variance beyond the dtype becomes infinite.
+    """
+    new = 1.0 - momentum
+    with np.errstate(over="ignore"):
+        for running, batch in ((mean, new * statistics[0]), (var, new * correction * statistics[1])):
+            if momentum < 1.0:
+                running[...] = batch + momentum * _wide(running) if momentum > 0.0 else batch

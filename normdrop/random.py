@@ -21,12 +21,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.random import Generator, SeedSequence
 
 from normdrop import _checks
+
+if TYPE_CHECKING:  # NumPy imports its random module on first use, which takes as long as importing normdrop
+    from numpy.random import Generator, SeedSequence
 
 Key: TypeAlias = tuple[int, int]
 RNG: TypeAlias = "int | SeedSequence | Generator | MaskStream | None"
@@ -41,15 +43,18 @@ class _DefaultSource:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.reset(None)
+        self._root: SeedSequence | None = None
+        self._seeded = False
 
     def reset(self, n: int | None) -> None:
         with self._lock:
             self._seeded = n is not None
-            self._root = SeedSequence(n)
+            self._root = None if n is None else np.random.SeedSequence(n)
 
     def next(self) -> SeedSequence:
         with self._lock:
+            if self._root is None:
+                self._root = np.random.SeedSequence()
             return self._root.spawn(1)[0]
 
     def after_fork(self) -> None:
@@ -98,14 +103,16 @@ def seed(n: int | None) -> None:
 def _seed_sequence(rng: int | SeedSequence | None) -> SeedSequence:
     if rng is None:
         return _default_source.next()
-    if isinstance(rng, SeedSequence):
+    if isinstance(rng, np.random.SeedSequence):
         return rng.spawn(1)[0]  # two layers given the same sequence get different keys
-    return SeedSequence(rng)
+    return np.random.SeedSequence(rng)
 
 
 def check_rng(rng: object) -> None:
     """Refuse what is none of the kinds of `rng`; nothing is drawn."""
-    if rng is None or isinstance(rng, (SeedSequence, Generator, MaskStream)):
+    if rng is None or isinstance(rng, MaskStream):  # the usual ones first
+        return
+    if isinstance(rng, (np.random.SeedSequence, np.random.Generator)):
         return
     if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
         raise TypeError(
@@ -118,7 +125,7 @@ def check_rng(rng: object) -> None:
 def as_generator(rng: RNG) -> Generator:
     """Return the NumPy generator that `rng` stands for (SPEC 7), for drawing initial parameters."""
     check_rng(rng)
-    if isinstance(rng, Generator):
+    if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, MaskStream):
         call = rng.take()
@@ -178,7 +185,7 @@ class MaskStream:
         call = 0
         if isinstance(rng, MaskStream):
             key, call = rng.key, rng.call
-        elif isinstance(rng, Generator):
+        elif isinstance(rng, np.random.Generator):
             key = _key_of(rng.integers(0, 2**32, size=2, dtype=np.uint32))
         else:
             key = _key_of(_seed_sequence(rng).generate_state(2, np.uint32))

@@ -166,7 +166,8 @@ def test_kernels_are_given_aligned_contiguous_arrays_only(monkeypatch, x):
 
         return launch
 
-    spy = SimpleNamespace(**{name: checked(name) for name in ("dropout", "keep_mask", "apply_mask")})
+    names = ("dropout", "dropout_transposed", "keep_mask", "apply_mask")
+    spy = SimpleNamespace(**{name: checked(name) for name in names})
     monkeypatch.setattr(normdrop._backend, "select", lambda x: spy)
     place = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     for out in (None, place, np.zeros((4, 3, 5, 12), np.float32)[..., ::2]):

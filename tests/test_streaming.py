@@ -28,6 +28,32 @@ def test_a_large_dropout_gives_the_reference_bits_wherever_the_array_begins(firs
     assert np.array_equal(functional.dropout_backward(x, context), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_a_large_dropout_of_two_bytes_gives_the_float32_bits_rounded(first, dtype):
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+    x = array(2 * N, first).astype(dtype)
+    out = np.full(2 * N + first, 7, dtype)[first:]
+    assert out.nbytes > 1 << 24
+    expected = functional.dropout(x.astype(np.float32), 0.25, rng=3)[0].astype(dtype)
+    assert np.array_equal(functional.dropout(x, 0.25, rng=3, out=out)[0].view(np.uint16), expected.view(np.uint16))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("axes", [(1, 0), (0, 2, 1)])
+def test_a_large_dropout_in_another_memory_order_gives_the_bits_of_c_order(axes, first):
+    shape = {2: (2003, 2503), 3: (3, 1300, 1301)}[len(axes)]
+    x = array(shape, first)
+    expected = functional.dropout(x, 0.25, rng=3)[0]
+    n = x.size
+    place = array((2, n + first))[:, first:]
+    x, out = (memory.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes)) for memory in place)
+    x[...] = array(shape, first)
+    y, context = functional.dropout(x, 0.25, rng=3, out=out)
+    assert np.array_equal(y, expected)
+    assert np.array_equal(functional.dropout_backward(x, context, out=x), expected)
+
+
 @pytest.mark.parametrize("shared_axes", [(2, 3), (0,), (1,)])
 def test_a_large_dropout_with_shared_axes_gives_the_reference_bits(shared_axes):
     x = array(MAP)
@@ -43,12 +69,11 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     x, dy = array(shape), array(shape, 1)
     folded = (int(np.prod(shape[:channel_axis])), shape[channel_axis], int(np.prod(shape[channel_axis + 1 :])))
     n_channels = shape[channel_axis]
-    mean, var, dgamma, dbeta = np.empty((4, n_channels))
+    statistics, sums = np.empty((3, n_channels)), np.empty((2, n_channels))
+    affine = np.stack([np.ones(n_channels), np.zeros(n_channels)])
     y, dx = np.empty(folded, np.float32), np.empty(folded, np.float32)
-    ones = np.ones(n_channels)
-    _reference.batch_norm(y, x.reshape(folded), mean, var, ones, np.zeros(n_channels), 1e-5)
-    inv_std = 1 / np.sqrt(var + 1e-5)
-    _reference.batch_norm_backward(dx, dgamma, dbeta, dy.reshape(folded), x.reshape(folded), mean, inv_std, ones)
+    _reference.batch_norm(y, x.reshape(folded), statistics, affine, 1e-5)
+    _reference.batch_norm_backward(dx, dy.reshape(folded), x.reshape(folded), sums, statistics, affine[0])
 
     got, context = functional.batch_norm(x, channel_axis=channel_axis)
     np.testing.assert_allclose(got.reshape(folded), y, rtol=2e-7, atol=1e-12)
@@ -58,5 +83,5 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     gradient, _, _ = functional.batch_norm_backward(dy, context, out=dy if in_place else None)
     np.testing.assert_allclose(gradient.reshape(folded), dx, rtol=2e-7, atol=1e-9)
     target = x if in_place else None
-    inference, _ = functional.batch_norm_inference(x, mean, var, channel_axis=channel_axis, out=target)
+    inference, _ = functional.batch_norm_inference(x, *statistics[:2], channel_axis=channel_axis, out=target)
     np.testing.assert_allclose(inference.reshape(folded), y, rtol=2e-7, atol=1e-12)

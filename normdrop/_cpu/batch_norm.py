@@ -2,73 +2,108 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numba import config
 
 from normdrop._cpu import planes, rows
-from normdrop._cpu.launch import PARALLEL_SIZE, threads
+from normdrop._cpu.half import stored
+from normdrop._cpu.launch import PARALLEL_SIZE, Kernel, kernel
+from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
+Vectors: TypeAlias = npt.NDArray[np.float64]
 
+_FLOAT64 = np.dtype(np.float64)
 _SLAB = 1 << 22  # bytes of a channel's values that are still in a cache when they are read again
 
 
-def _by_rows(x: Array) -> bool:
-    """Whether the runs of `x` are too short for vectors."""
-    return bool(x.shape[2] < LANES and x.shape[0] * x.shape[1] > 1)
+Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
 
 
-def _in_one_go(x: Array) -> bool:
+def _by_rows(shape: tuple[int, ...]) -> bool:
+    """Whether runs are too short for vectors."""
+    return shape[2] < LANES and shape[0] * shape[1] > 1
+
+
+def _in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
     """Whether each channel can be read again from the cache, and there are channels for every thread."""
-    outer, n_channels, inner = x.shape
-    if outer * inner * x.itemsize > _SLAB:
+    outer, n_channels, inner = shape
+    if outer * inner * itemsize > _SLAB:
         return False
-    return x.size < PARALLEL_SIZE or n_channels >= 4 * threads()
+    return outer * n_channels * inner < PARALLEL_SIZE or n_channels >= 4 * int(config.NUMBA_NUM_THREADS)
 
 
-def moments(mean: Vector, var: Vector, x: Array) -> None:
+@lru_cache(maxsize=1024)
+def _plan(name: str, shape: tuple[int, ...], itemsize: int) -> Plan:
+    """Kernel and shape of its workspace: decided once per shape."""
+    order: Any = rows if _by_rows(shape) else planes
+    if order is planes and name in ("batch_norm", "backward") and not _in_one_go(shape, itemsize):
+        name += "_in_blocks"
+    return getattr(order, name), order.workspace_shape(shape)
+
+
+def moments(statistics: Vectors, x: Array) -> None:
     """Fill mean and biased variance of each channel."""
-    order: Any = rows if _by_rows(x) else planes
-    order.moments(x.dtype, x.size, mean, var, x, order.workspace(x.shape))
+    run, work = _plan("moments", x.shape, x.itemsize)
+    run(x.dtype, x.size, statistics, stored(x), scratch(work))
 
 
-def normalize(y: Array, x: Array, mean: Vector, scale: Vector, shift: Vector) -> None:
+def normalize(y: Array, x: Array, vectors: Vectors) -> None:
     """y = (x - mean) * scale + shift per channel."""
-    if _by_rows(x):
-        rows.normalize(x.dtype, x.size, y, x, mean, scale, shift, rows.workspace(x.shape))
-    else:
-        planes.normalize(x.dtype, x.size, y, x, mean, scale, shift)
+    run, work = _plan("normalize", x.shape, x.itemsize)
+    run(x.dtype, x.size, stored(y), stored(x), vectors, scratch(work))
 
 
-def batch_norm(y: Array, x: Array, mean: Vector, var: Vector, gamma: Vector, beta: Vector, eps: float) -> None:
-    """Fill mean and var, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
-    if _by_rows(x):
-        kernel, work = rows.batch_norm, rows.workspace(x.shape)
-    else:
-        kernel, work = planes.batch_norm if _in_one_go(x) else planes.batch_norm_in_blocks, planes.workspace(x.shape)
-    kernel(x.dtype, x.size, y, x, mean, var, gamma, beta, work, eps)
+def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None:
+    """Fill the statistics, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
+    run, work = _plan("batch_norm", x.shape, x.itemsize)
+    run(x.dtype, x.size, stored(y), stored(x), statistics, affine, scratch(work), eps)
 
 
-def parameter_gradients(dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector) -> None:
-    """dbeta = sum dy, dgamma = sum dy * (x - mean) * inv_std per channel."""
-    order: Any = rows if _by_rows(x) else planes
-    sums = np.empty((2, mean.size))
-    order.gradients(x.dtype, x.size, sums, dy, x, mean, order.workspace(x.shape))
-    dbeta[...], dgamma[...] = sums[0], sums[1] * inv_std
+def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:
+    """sums = [dgamma, dbeta]: sum dy * x_hat and sum dy per channel."""
+    run, work = _plan("gradients", x.shape, x.itemsize)
+    run(x.dtype, x.size, sums, stored(dy), stored(x), statistics, scratch(work))
 
 
-def batch_norm_backward(
-    dx: Array, dgamma: Vector, dbeta: Vector, dy: Array, x: Array, mean: Vector, inv_std: Vector, gamma: Vector
-) -> None:
-    """Fill dgamma and dbeta, and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values per channel."""
-    if _by_rows(x):
-        kernel, work = rows.backward, rows.workspace(x.shape)
-    else:
-        kernel, work = planes.backward if _in_one_go(x) else planes.backward_in_blocks, planes.workspace(x.shape)
-    sums = np.empty((2, mean.size))
-    kernel(x.dtype, x.size, dx, dy, x, mean, inv_std, gamma, sums, work)
-    dbeta[...], dgamma[...] = sums[0], sums[1] * inv_std
+def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector) -> None:
+    """Fill sums = [dgamma, dbeta], and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values each."""
+    run, work = _plan("backward", x.shape, x.itemsize)
+    run(x.dtype, x.size, stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
+
+
+@kernel("PPpf")
+def _inference_vectors(vectors: Any, statistics: Any, affine: Any, eps: Any) -> None:
+    """vectors = [mean, gamma * inv_std, beta], with statistics[2] = inv_std filled in. Serial: they are short."""
+    for c in range(statistics.shape[1]):
+        statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
+        vectors[0, c], vectors[1, c], vectors[2, c] = statistics[0, c], affine[0, c] * statistics[2, c], affine[1, c]
+
+
+def inference_vectors(vectors: Vectors, statistics: Vectors, affine: Vectors, eps: float) -> None:
+    """From mean and variance, fill in 1 / sqrt(variance + eps) and what `normalize` needs."""
+    _inference_vectors(_FLOAT64, 0, vectors, statistics, affine, eps)
+
+
+@kernel("oopff")
+def _update_running(mean: Any, var: Any, statistics: Any, momentum: Any, correction: Any) -> None:
+    """running = momentum * running + (1 - momentum) * batch. Serial."""
+    new = 1.0 - momentum
+    for c in range(mean.size):
+        next_mean, next_var = new * statistics[0, c], new * correction * statistics[1, c]
+        if momentum > 0.0:
+            next_mean += momentum * np.float64(mean[c])
+            next_var += momentum * np.float64(var[c])
+        mean[c], var[c] = next_mean, next_var
+
+
+def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
+    """running = momentum * running + (1 - momentum) * batch; what has no weight counts not even as a NaN."""
+    if momentum < 1.0:
+        _update_running(mean.dtype, 0, mean, var, statistics, momentum, correction)

@@ -8,10 +8,22 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from normdrop._cpu.half import stored
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.mask_law import GROUP, keep_group
-from normdrop._cpu.simd import LANES, fence, keep, load, load_bits, splat, store_bits
-from normdrop._cpu.streaming import put, streams
+from normdrop._cpu.mask_law import GROUP, group_bits, is_kept
+from normdrop._cpu.memory import (
+    STREAM_ALIGNMENT,
+    address,
+    fence,
+    load,
+    load_bits,
+    load_part,
+    splat_for,
+    store_bits,
+    store_part,
+)
+from normdrop._cpu.simd import LANES, keep
+from normdrop._cpu.streaming import first_whole, put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -20,34 +32,24 @@ _BOOL = np.dtype(np.bool_)
 _CHUNK = 128 * GROUP  # elements per task
 
 
-@helper
-def _is_kept(bits: Any, e: Any) -> Any:
-    """Bit e of the 128 bits of a group."""
-    return (bits[e // LANES] >> (e % LANES)) & 1 != 0
-
-
-@helper
-def _group_bits(group: Any, key0: Any, key1: Any, call: Any, threshold: Any) -> Any:
-    return keep_group(np.uint64(group), np.uint64(call), np.uint64(key0), np.uint64(key1), np.uint64(threshold))
-
-
 @kernel("oinnnnf")
 def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any) -> None:
     """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of groups."""
     n = x.size
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
-        factor = x.dtype.type(scale)
-        factors = splat(factor)
-        streaming = streams(y, x, 0, LANES)
+        factors = splat_for(x, scale)
+        streaming = streams(y, x, n) and address(y) % STREAM_ALIGNMENT == 0
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), GROUP):
-            bits = _group_bits(first // GROUP, key0, key1, call, threshold)
+            bits = group_bits(first // GROUP, key0, key1, call, threshold)
             if first + GROUP <= n:
                 for k in range(GROUP // LANES):
                     i = first + LANES * k
                     put(y, i, keep(bits[k], load(x, i) * factors), streaming)
             else:
-                for e in range(n - first):
-                    y[first + e] = x[first + e] * factor if _is_kept(bits, e) else x.dtype.type(0)
+                for k in range(GROUP // LANES):
+                    i = first + LANES * k
+                    if i < n:
+                        store_part(y, i, keep(bits[k], load_part(x, i, i, n) * factors), i, n)
         fence()
 
 
@@ -59,43 +61,79 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
     n_groups = (mask.size - offset + GROUP - 1) // GROUP
     for chunk in prange((n_groups + GROUP - 1) // GROUP):
         for g in range(chunk * GROUP, min(chunk * GROUP + GROUP, n_groups)):
-            bits = _group_bits(group0 + g, key0, key1, call, threshold)
+            bits = group_bits(group0 + g, key0, key1, call, threshold)
             start = offset + g * GROUP
             if start >= 0 and start + GROUP <= mask.size:
                 for k in range(GROUP // LANES):
                     store_bits(mask, start + LANES * k, bits[k])
             else:
                 for e in range(max(0, -start), min(GROUP, mask.size - start)):
-                    mask[start + e] = _is_kept(bits, e)
+                    mask[start + e] = is_kept(bits, e)
 
 
 @helper
-def _scale_run(y: Any, x: Any, start: Any, stop: Any, factor: Any) -> None:
-    """y = factor * x on [start, stop)."""
-    factors = splat(factor)
-    streaming = streams(y, x, start, LANES)
-    i = start
+def _scale_run(y: Any, x: Any, start: Any, stop: Any, scale: Any) -> None:
+    """y = scale * x on [start, stop)."""
+    factors = splat_for(x, scale)
+    streaming = streams(y, x, stop - start)
+    i = first_whole(y, start, stop, streaming)
+    if i > start:
+        store_part(y, start, load_part(x, start, start, i) * factors, start, i)
+    while i + 4 * LANES <= stop:
+        x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
+        put(y, i, x0 * factors, streaming)
+        put(y, i + LANES, x1 * factors, streaming)
+        put(y, i + 2 * LANES, x2 * factors, streaming)
+        put(y, i + 3 * LANES, x3 * factors, streaming)
+        i += 4 * LANES
     while i + LANES <= stop:
         put(y, i, load(x, i) * factors, streaming)
         i += LANES
-    while i < stop:
-        y[i] = x[i] * factor
-        i += 1
+    if i < stop:
+        store_part(y, i, load_part(x, i, i, stop) * factors, i, stop)
 
 
 @helper
-def _mask_run(y: Any, x: Any, mask: Any, places: Any, factor: Any) -> None:
-    """y = factor * x where the mask is set, else +0; places = (start, stop, start in mask)."""
-    start, stop, at = places
-    factors = splat(factor)
-    streaming = streams(y, x, start, LANES)
-    i = start
+def _zero_run(y: Any, x: Any, start: Any, stop: Any) -> None:
+    """y = +0 on [start, stop); x is not read."""
+    zeros = splat_for(x, 0.0)
+    streaming = streams(y, x, stop - start)
+    i = first_whole(y, start, stop, streaming)
+    if i > start:
+        store_part(y, start, zeros, start, i)
     while i + LANES <= stop:
-        put(y, i, keep(load_bits(mask, at + (i - start)), load(x, i) * factors), streaming)
+        put(y, i, zeros, streaming)
         i += LANES
-    while i < stop:
-        y[i] = x[i] * factor if mask[at + (i - start)] else x.dtype.type(0)
-        i += 1
+    if i < stop:
+        store_part(y, i, zeros, i, stop)
+
+
+@helper
+def _bits_part(mask: Any, at: Any, n: Any) -> Any:
+    """mask[at : at + n] as bits, n < 16."""
+    bits = 0
+    for lane in range(n):
+        bits |= mask[at + lane] << lane
+    return np.uint16(bits)
+
+
+@helper
+def _mask_run(y: Any, x: Any, mask: Any, places: Any, scale: Any) -> None:
+    """y = scale * x where the mask is set, else +0; places = (start, stop, start in mask)."""
+    start, stop, at = places
+    factors = splat_for(x, scale)
+    streaming = streams(y, x, stop - start)
+    i = first_whole(y, start, stop, streaming)
+    if i > start:
+        values = load_part(x, start, start, i) * factors
+        store_part(y, start, keep(_bits_part(mask, at, i - start), values), start, i)
+    at += i - start
+    while i + LANES <= stop:
+        put(y, i, keep(load_bits(mask, at), load(x, i) * factors), streaming)
+        i += LANES
+        at += LANES
+    if i < stop:
+        store_part(y, i, keep(_bits_part(mask, at, stop - i), load_part(x, i, i, stop) * factors), i, stop)
 
 
 @kernel("oimnf")
@@ -108,9 +146,9 @@ def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
             plane = start // length
             end = min(stop, plane * length + length)
             if mask[plane]:
-                _scale_run(y, x, start, end, x.dtype.type(scale))
+                _scale_run(y, x, start, end, scale)
             else:
-                y[start:end] = x.dtype.type(0)
+                _zero_run(y, x, start, end)
             start = end
         fence()
 
@@ -125,14 +163,14 @@ def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale:
             row = start // length
             end = min(stop, row * length + length)
             at = (row // n_shared) * length + start - row * length
-            _mask_run(y, x, mask, (start, end, at), x.dtype.type(scale))
+            _mask_run(y, x, mask, (start, end, at), scale)
             start = end
         fence()
 
 
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
     """Launch `_dropout`."""
-    _dropout(x.dtype, x.size, y, x, key[0], key[1], call, threshold, scale)
+    _dropout(x.dtype, x.size, stored(y), stored(x), key[0], key[1], call, threshold, scale)
 
 
 def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
@@ -143,7 +181,7 @@ def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first
 def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
     """Launch `_mask_planes` where the mask is constant along memory, else `_mask_elements`."""
     _, n_shared, length = x.shape
-    flat_y, flat_x, flat_mask = y.reshape(-1), x.reshape(-1), mask.reshape(-1)
+    flat_y, flat_x, flat_mask = stored(y).reshape(-1), stored(x).reshape(-1), mask.reshape(-1)
     if length == 1 and n_shared > 1:
         _mask_planes(x.dtype, x.size, flat_y, flat_x, flat_mask, n_shared, scale)
     else:

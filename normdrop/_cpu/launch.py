@@ -26,6 +26,7 @@ from numba.core.errors import NumbaWarning
 from numba.np.ufunc import parallel as numba_parallel
 
 from normdrop import _process
+from normdrop._cpu.half import storage
 
 PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
 
@@ -72,9 +73,9 @@ class Kernel:
         The loop; its ``prange`` runs on threads in the parallel variant and is a ``range`` in the serial one.
     arguments : str
         One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's
-        dtype, ``O`` and ``I`` the same with three axes, ``v`` and ``V`` float64 input and output vectors, ``P``
-        float64 output with two axes, ``m`` and ``M`` flat boolean input and output. Scalars: ``n`` int64, ``f``
-        float64.
+        dtype, ``O`` and ``I`` the same with three axes, ``v`` and ``V`` float64 input and output vectors, ``p`` and
+        ``P`` the same with two axes, ``m`` and ``M`` flat boolean input and output, ``h`` flat uint16. Scalars:
+        ``n`` int64, ``f`` float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
@@ -105,7 +106,7 @@ def kernel(arguments: str) -> Callable[[Callable[..., Any]], Kernel]:
 
 
 def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
-    element = numba.from_dtype(dtype)
+    element = numba.from_dtype(storage(dtype))
 
     def array(scalar: Any, ndim: int, *, writable: bool) -> Any:
         return types.Array(scalar, ndim, "C", readonly=not writable)
@@ -118,8 +119,10 @@ def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
         "V": array(types.float64, 1, writable=True),
         "v": array(types.float64, 1, writable=False),
         "P": array(types.float64, 2, writable=True),
+        "p": array(types.float64, 2, writable=False),
         "M": array(types.boolean, 1, writable=True),
         "m": array(types.boolean, 1, writable=False),
+        "h": array(types.uint16, 1, writable=True),
         "n": types.int64,
         "f": types.float64,
     }

@@ -10,7 +10,8 @@ from numba import types
 from numba.core import cgutils
 
 from normdrop import _philox
-from normdrop._cpu.simd import LANES, compiled_as, keep_vectors_whole
+from normdrop._cpu.launch import helper
+from normdrop._cpu.simd import LANES, broadcast, compiled_as, keep_vectors_whole
 
 GROUP = 128  # elements whose bits come from one vector of counters: 16 lanes, 4 words, 2 halves
 
@@ -23,11 +24,6 @@ _HALVES = ir.VectorType(_I16, 2 * LANES)
 def _constant(vector: ir.VectorType, value: int | list[int]) -> ir.Constant:
     values = value if isinstance(value, list) else [value] * vector.count
     return ir.Constant(vector, [ir.Constant(vector.element, v) for v in values])
-
-
-def _splat(builder: Any, value: Any, vector: ir.VectorType) -> Any:
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, vector.count), None))
 
 
 class _Philox:
@@ -43,8 +39,8 @@ class _Philox:
         first = builder.shl(group, ir.Constant(_I64, 4))
         shift = ir.Constant(_I64, 32)
         uniform = [builder.lshr(first, shift), builder.and_(call, low), builder.lshr(call, shift)]
-        self.uniform = [_splat(builder, word, _PAIRS) for word in uniform]
-        base = _splat(builder, builder.and_(first, low), _PAIRS)
+        self.uniform = [broadcast(builder, word, _PAIRS.count) for word in uniform]
+        base = broadcast(builder, builder.and_(first, low), _PAIRS.count)
         self.counters = [builder.add(base, _constant(_PAIRS, list(range(odd, LANES, 2)))) for odd in (0, 1)]
         weyl = (_philox.WEYL_0, _philox.WEYL_1)
         self.keys = [
@@ -70,9 +66,9 @@ class _Philox:
         for k0, k1 in self.keys:
             product_0 = builder.mul(builder.and_(c0, low), _constant(_PAIRS, _philox.MULTIPLIER_0))
             product_1 = builder.mul(builder.and_(c2, low), _constant(_PAIRS, _philox.MULTIPLIER_1))
-            c0 = builder.xor(builder.xor(builder.lshr(product_1, half), c1), _splat(builder, k0, _PAIRS))
+            c0 = builder.xor(builder.xor(builder.lshr(product_1, half), c1), broadcast(builder, k0, _PAIRS.count))
             c1 = product_1
-            c2 = builder.xor(builder.xor(builder.lshr(product_0, half), c3), _splat(builder, k1, _PAIRS))
+            c2 = builder.xor(builder.xor(builder.lshr(product_0, half), c3), broadcast(builder, k1, _PAIRS.count))
             c3 = product_0
         return [c0, c1, c2, c3]
 
@@ -94,12 +90,12 @@ def _keep_group_typing(_context: Any, group: Any, call: Any, key0: Any, key1: An
         threshold = builder.trunc(threshold, _I32)
         high = builder.and_(threshold, ir.Constant(_I32, 0xFFFF0000))
         low = builder.shl(threshold, ir.Constant(_I32, 16))
-        at_high, at_low = _splat(builder, high, _WORDS), _splat(builder, low, _WORDS)
+        at_high, at_low = broadcast(builder, high, _WORDS.count), broadcast(builder, low, _WORDS.count)
 
         words = philox.words(0)
         halves = _split(builder, words)
         kept = [builder.icmp_unsigned(">", half, at_high) for half in halves]
-        t_high = _splat(builder, builder.trunc(builder.lshr(high, ir.Constant(_I32, 16)), _I16), _HALVES)
+        t_high = broadcast(builder, builder.trunc(builder.lshr(high, ir.Constant(_I32, 16)), _I16), _HALVES.count)
         ties = [builder.icmp_unsigned("==", builder.bitcast(word, _HALVES), t_high) for word in words]
         any_tie = builder.or_(builder.or_(ties[0], ties[1]), builder.or_(ties[2], ties[3]))
         any_tie = builder.icmp_unsigned("!=", builder.bitcast(any_tie, _I32), ir.Constant(_I32, 0))
@@ -144,3 +140,15 @@ def keep_group(group: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> A
         kept = _philox.keeps(high_half, low_half, np.uint64(threshold))
         bits.append(np.uint16(sum(1 << lane for lane in range(LANES) if kept[lane])))
     return tuple(bits)
+
+
+@helper
+def group_bits(group: Any, key0: Any, key1: Any, call: Any, threshold: Any) -> Any:
+    """`keep_group` of signed numbers."""
+    return keep_group(np.uint64(group), np.uint64(call), np.uint64(key0), np.uint64(key1), np.uint64(threshold))
+
+
+@helper
+def is_kept(bits: Any, e: Any) -> Any:
+    """Bit e of the 128 bits of a group."""
+    return (bits[e // LANES] >> (e % LANES)) & 1 != 0

@@ -7,14 +7,14 @@ summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from normdrop._cpu.arithmetic import centered
 from normdrop._cpu.launch import helper
-from normdrop._cpu.simd import LANES, load, splat, sum_lanes, widen
+from normdrop._cpu.memory import element, load
+from normdrop._cpu.simd import LANES, splat, sum_lanes, widen
 
 # Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
 # times the variance), the cost of merging blocks shrinks.
@@ -29,13 +29,8 @@ def tiling(shape: Any) -> Any:
     return planes, length, ((outer + planes - 1) // planes) * ((inner + length - 1) // length)
 
 
-def workspace(shape: tuple[int, ...]) -> Any:
-    """Return room for two sums of all blocks."""
-    return np.empty(_workspace_shape(shape))
-
-
-@lru_cache(maxsize=1024)
-def _workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+def workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of a kernel's workspace."""
     return shape[1], 2 * tiling(shape)[2]
 
 
@@ -83,8 +78,8 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
             s0 += u0
             i += LANES
         while i < stop:
-            u = np.float64(a[i]) - p
-            t += u * (np.float64(b[i]) - q)
+            u = element(a, i) - p
+            t += u * (element(b, i) - q)
             s += u
             i += 1
     return s + sum_lanes(s0 + s1), t + sum_lanes(t0 + t1)
@@ -94,7 +89,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
 def block_moments(work: Any, x: Any, shape: Any, channel: Any, b: Any) -> None:
     """work[channel, 2b], [.., 2b + 1] = mean of block b of a channel and sum of squares about it."""
     block = _block(shape, channel, b)
-    shift = np.float64(x[block[0]])
+    shift = element(x, block[0])
     s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift))
     offset, m2 = centered(s, t, block[1] * block[2])
     work[channel, 2 * b], work[channel, 2 * b + 1] = shift + offset, m2

@@ -12,16 +12,17 @@ from numba import prange
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
+from normdrop._cpu.memory import address, fence, load, load_part, prefetch, store, store_part
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
     merged_gradients,
     merged_moments,
     n_blocks,
-    workspace,
+    workspace_shape,
 )
-from normdrop._cpu.simd import LANES, address, fence, load, splat, widen
-from normdrop._cpu.streaming import put, streams
+from normdrop._cpu.simd import LANES, splat, widen
+from normdrop._cpu.streaming import first_whole, put, streams
 
 __all__ = [
     "backward",
@@ -31,52 +32,94 @@ __all__ = [
     "gradients",
     "moments",
     "normalize",
-    "workspace",
+    "workspace_shape",
 ]
 
 _CHUNK = 1 << 14  # elements per task of the element-wise loops
+_SLAB = 1 << 16  # elements of neighboring channels that stay in the second-level cache
 
 
 @helper
-def _normalize_run(y: Any, x: Any, run: Any, vectors: Any) -> None:
-    """y = (x - mean) * scale + shift on run = [start, stop); vectors = (mean, scale, shift)."""
+def _ask(x: Any, i: Any, n: Any) -> None:
+    """Prefetch n vectors at x[i]."""
+    for k in range(n):
+        prefetch(x, i + k * LANES)
+
+
+@helper
+def _normalize_run(y: Any, x: Any, run: Any, vectors: Any, ahead: Any) -> None:
+    """y = (x - mean) * scale + shift on run = [start, stop); vectors = (mean, scale, shift).
+
+    What lies `ahead` elements further will be needed next, and is prefetched. Four vectors are read before the first
+    of them is written: a load waits for a store before it whose address agrees with its own modulo 4096. A rest of
+    fewer than 16 elements is written together with the last ones before it, unless those were streamed.
+    """
     i, stop = run
-    mean, scale, shift = vectors
-    streaming = streams(y, x, i, LANES)
-    means, scales, shifts = splat(mean), splat(scale), splat(shift)
-    while i + 4 * LANES <= stop:
+    means, scales, shifts = splat(vectors[0]), splat(vectors[1]), splat(vectors[2])
+    if stop - i < LANES:
+        store_part(y, i, normalized(widen(load_part(x, i, i, stop)), means, scales, shifts), i, stop)
+        return
+    streaming = streams(y, x, stop - i)
+    head = first_whole(y, i, stop, streaming)
+    if head > i:
+        store_part(y, i, normalized(widen(load_part(x, i, i, head)), means, scales, shifts), i, head)
+        i = head
+    while i + 5 * LANES <= stop:
+        if ahead > 0:
+            _ask(x, i + ahead, 4)
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
         put(y, i, normalized(widen(x0), means, scales, shifts), streaming)
         put(y, i + LANES, normalized(widen(x1), means, scales, shifts), streaming)
         put(y, i + 2 * LANES, normalized(widen(x2), means, scales, shifts), streaming)
         put(y, i + 3 * LANES, normalized(widen(x3), means, scales, shifts), streaming)
         i += 4 * LANES
+    last = load(x, stop - LANES)
     while i + LANES <= stop:
+        if ahead > 0:
+            _ask(x, i + ahead, 1)
         put(y, i, normalized(widen(load(x, i)), means, scales, shifts), streaming)
         i += LANES
-    while i < stop:
-        y[i] = normalized(np.float64(x[i]), mean, scale, shift)
-        i += 1
+    if i < stop and streaming:
+        store_part(y, i, normalized(widen(load_part(x, i, i, stop)), means, scales, shifts), i, stop)
+    elif i < stop:
+        store(y, stop - LANES, normalized(widen(last), means, scales, shifts))
 
 
 @helper
-def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any) -> None:
+def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any, ahead: Any) -> None:
     """dx of `_formulas.input_gradient` on run = [start, stop); vectors = (mean, mean_dy, slope, scale)."""
     i, stop = run
-    mean, mean_dy, slope, scale = vectors
-    streaming = streams(dx, x, i, LANES) and address(dx) != address(dy)
-    means, means_dy, slopes, scales = splat(mean), splat(mean_dy), splat(slope), splat(scale)
-    while i + 2 * LANES <= stop:
+    means, means_dy, slopes, scales = splat(vectors[0]), splat(vectors[1]), splat(vectors[2]), splat(vectors[3])
+    if stop - i < LANES:
+        x0, d0 = load_part(x, i, i, stop), load_part(dy, i, i, stop)
+        store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, stop)
+        return
+    streaming = streams(dx, x, stop - i) and address(dx) != address(dy)
+    head = first_whole(dx, i, stop, streaming)
+    if head > i:
+        x0, d0 = load_part(x, i, i, head), load_part(dy, i, i, head)
+        store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, head)
+        i = head
+    while i + 3 * LANES <= stop:
+        if ahead > 0:
+            _ask(x, i + ahead, 2)
+            _ask(dy, i + ahead, 2)
         x0, x1, d0, d1 = load(x, i), load(x, i + LANES), load(dy, i), load(dy, i + LANES)
         put(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), streaming)
         put(dx, i + LANES, input_gradient(widen(d1), widen(x1), means, means_dy, slopes, scales), streaming)
         i += 2 * LANES
+    last_x, last_dy = load(x, stop - LANES), load(dy, stop - LANES)
     while i + LANES <= stop:
+        if ahead > 0:
+            _ask(x, i + ahead, 1)
+            _ask(dy, i + ahead, 1)
         put(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales), streaming)
         i += LANES
-    while i < stop:
-        dx[i] = input_gradient(np.float64(dy[i]), np.float64(x[i]), mean, mean_dy, slope, scale)
-        i += 1
+    if i < stop and streaming:
+        x0, d0 = load_part(x, i, i, stop), load_part(dy, i, i, stop)
+        store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, stop)
+    elif i < stop:
+        store(dx, stop - LANES, input_gradient(widen(last_dy), widen(last_x), means, means_dy, slopes, scales))
 
 
 @helper
@@ -86,122 +129,158 @@ def _chunk(x: Any, chunk: Any) -> Any:
 
 
 @helper
+def _plane_at(shape: Any, i: Any) -> Any:
+    """(channel, end) of the plane in which element i lies."""
+    plane = i // shape[2]
+    return plane % shape[1], plane * shape[2] + shape[2]
+
+
+@helper
 def _normalize_chunk(y: Any, x: Any, shape: Any, chunk: Any, vectors: Any) -> None:
     """y = (x - mean) * scale + shift per channel on a chunk of flat arrays; vectors = (mean, scale, shift)."""
     mean, scale, shift = vectors
     start, stop = _chunk(x, chunk)
+    c, end = _plane_at(shape, start)
     while start < stop:
-        plane = start // shape[2]
-        c = plane % shape[1]
-        end = min(stop, plane * shape[2] + shape[2])
-        _normalize_run(y, x, (start, end), (mean[c], scale[c], shift[c]))
+        _normalize_run(y, x, (start, min(end, stop)), (mean[c], scale[c], shift[c]), 0)
         start = end
+        end += shape[2]
+        c = c + 1 if c + 1 < shape[1] else 0
     fence()
 
 
-@kernel("VVIP")
-def moments(mean: Any, var: Any, x: Any, work: Any) -> None:
-    """Mean and biased variance of each channel. Parallel over channels and blocks."""
+@kernel("PIP")
+def moments(statistics: Any, x: Any, work: Any) -> None:
+    """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
     flat = x.reshape(x.size)
-    for task in prange(mean.size * blocks):
+    for task in prange(x.shape[1] * blocks):
         block_moments(work, flat, x.shape, task // blocks, task % blocks)
-    for c in range(mean.size):
-        mean[c], var[c] = merged_moments(work, x.shape, c)
+    for c in range(x.shape[1]):
+        statistics[0, c], statistics[1, c] = merged_moments(work, x.shape, c)
 
 
-@kernel("OIvvv")
-def normalize(y: Any, x: Any, mean: Any, scale: Any, shift: Any) -> None:
-    """y = (x - mean) * scale + shift per channel. Parallel over chunks."""
+@kernel("OIpP")
+def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
+    """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
     flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (mean, scale, shift))
+        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (vectors[0], vectors[1], vectors[2]))
 
 
-@kernel("OIVVvvPf")
-def batch_norm(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
-    """Moments and y of each channel, while the channel is in the cache. Parallel over channels."""
+@helper
+def _channels_at_once(shape: Any) -> Any:
+    """Neighboring channels per task: short planes are written in runs of several, while their slab is in the cache."""
+    return max(1, min(_SLAB // (shape[0] * shape[2]), shape[1] // 16))
+
+
+@helper
+def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
+    """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps); moments = (mean, variance)."""
+    statistics[0, c], statistics[1, c] = moments
+    statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
+
+
+@kernel("OIPpPf")
+def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+    """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
-    for c in prange(n_channels):
-        for b in range(n_blocks(x.shape)):
-            block_moments(work, flat_x, x.shape, c, b)
-        mean[c], var[c] = merged_moments(work, x.shape, c)
-        vectors = (mean[c], gamma[c] * (1.0 / np.sqrt(var[c] + eps)), beta[c])
+    at_once = _channels_at_once(x.shape)
+    for task in prange((n_channels + at_once - 1) // at_once):
+        first, end = task * at_once, min(task * at_once + at_once, n_channels)
+        for c in range(first, end):
+            for b in range(n_blocks(x.shape)):
+                block_moments(work, flat_x, x.shape, c, b)
+            _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
+            work[c, 0] = affine[0, c] * statistics[2, c]
         for o in range(outer):
-            start = (o * n_channels + c) * inner
-            _normalize_run(flat_y, flat_x, (start, start + inner), vectors)
+            for c in range(first, end):
+                start = (o * n_channels + c) * inner
+                vectors = statistics[0, c], work[c, 0], affine[1, c]
+                _normalize_run(flat_y, flat_x, (start, start + inner), vectors, (end - first) * inner)
         fence()
 
 
-@kernel("OIVVvvPf")
-def batch_norm_in_blocks(y: Any, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+@kernel("OIPpPf")
+def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     blocks = n_blocks(x.shape)
     flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
-    for task in prange(mean.size * blocks):
+    for task in prange(x.shape[1] * blocks):
         block_moments(work, flat_x, x.shape, task // blocks, task % blocks)
-    scale = np.empty(mean.size)
-    for c in range(mean.size):
-        mean[c], var[c] = merged_moments(work, x.shape, c)
-        scale[c] = gamma[c] * (1.0 / np.sqrt(var[c] + eps))
+    for c in range(x.shape[1]):
+        _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
+        work[c, 0] = affine[0, c] * statistics[2, c]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (mean, scale, beta))
+        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (statistics[0], work[:, 0], affine[1]))
 
 
-@kernel("PIIvP")
-def gradients(sums: Any, dy: Any, x: Any, mean: Any, work: Any) -> None:
-    """sums[0], sums[1] = sum(dy), sum(dy * (x - mean)) of each channel. Parallel over channels and blocks."""
+@kernel("PIIpP")
+def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
+    """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
     flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
-    for task in prange(mean.size * blocks):
+    for task in prange(x.shape[1] * blocks):
         c = task // blocks
-        block_gradients(work, flat_dy, flat_x, (x.shape, c, task % blocks), mean[c])
-    for c in range(mean.size):
-        sums[0, c], sums[1, c] = merged_gradients(work, x.shape, c)
+        block_gradients(work, flat_dy, flat_x, (x.shape, c, task % blocks), statistics[0, c])
+    for c in range(x.shape[1]):
+        _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
+
+
+@helper
+def _finish_sums(sums: Any, c: Any, merged: Any, inv_std: Any) -> None:
+    """sums[:, c] = sum(dy * x_hat) and sum(dy); merged = (sum(dy), sum(dy * (x - mean)))."""
+    sums[0, c], sums[1, c] = merged[1] * inv_std, merged[0]
 
 
 @helper
 def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
-    """(mean, mean_dy, slope, scale) of a channel; vectors = (mean, inv_std, gamma)."""
-    mean, inv_std, gamma = vectors
-    return mean[c], sums[0, c] / n, sums[1, c] * inv_std[c] * inv_std[c] / n, gamma[c] * inv_std[c]
+    """(mean, mean_dy, slope, scale) of a channel; vectors = (statistics, gamma)."""
+    statistics, gamma = vectors
+    inv_std = statistics[2, c]
+    return statistics[0, c], sums[1, c] / n, sums[0, c] * inv_std / n, gamma[c] * inv_std
 
 
-@kernel("OIIvvvPP")
-def backward(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums: Any, work: Any) -> None:
-    """sums of `gradients`, and dx of each channel, while the channel is in the cache. Parallel over channels."""
+@kernel("OIIPpvP")
+def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+    """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
-    for c in prange(n_channels):
-        for b in range(n_blocks(x.shape)):
-            block_gradients(work, flat_dy, flat_x, (x.shape, c, b), mean[c])
-        sums[0, c], sums[1, c] = merged_gradients(work, x.shape, c)
-        vectors = _gradient_vectors(sums, c, np.float64(outer * inner), (mean, inv_std, gamma))
+    at_once = _channels_at_once(x.shape)
+    for task in prange((n_channels + at_once - 1) // at_once):
+        first, end = task * at_once, min(task * at_once + at_once, n_channels)
+        for c in range(first, end):
+            for b in range(n_blocks(x.shape)):
+                block_gradients(work, flat_dy, flat_x, (x.shape, c, b), statistics[0, c])
+            _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
+            _, work[c, 0], work[c, 1], _ = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
         for o in range(outer):
-            start = (o * n_channels + c) * inner
-            _gradient_run(flat_dx, flat_dy, flat_x, (start, start + inner), vectors)
+            for c in range(first, end):
+                start = (o * n_channels + c) * inner
+                vectors = statistics[0, c], work[c, 0], work[c, 1], gamma[c] * statistics[2, c]
+                _gradient_run(flat_dx, flat_dy, flat_x, (start, start + inner), vectors, (end - first) * inner)
         fence()
 
 
-@kernel("OIIvvvPP")
-def backward_in_blocks(dx: Any, dy: Any, x: Any, mean: Any, inv_std: Any, gamma: Any, sums: Any, work: Any) -> None:
+@kernel("OIIPpvP")
+def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     _, n_channels, inner = x.shape
     blocks = n_blocks(x.shape)
     flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
     for task in prange(n_channels * blocks):
         channel = task // blocks
-        block_gradients(work, flat_dy, flat_x, (x.shape, channel, task % blocks), mean[channel])
+        block_gradients(work, flat_dy, flat_x, (x.shape, channel, task % blocks), statistics[0, channel])
     for channel in range(n_channels):
-        sums[0, channel], sums[1, channel] = merged_gradients(work, x.shape, channel)
+        _finish_sums(sums, channel, merged_gradients(work, x.shape, channel), statistics[2, channel])
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x, chunk)
+        c, end = _plane_at(x.shape, start)
         while start < stop:
-            plane = start // inner
-            end = min(stop, plane * inner + inner)
-            n = np.float64(x.shape[0] * inner)
-            vectors = _gradient_vectors(sums, plane % n_channels, n, (mean, inv_std, gamma))
-            _gradient_run(flat_dx, flat_dy, flat_x, (start, end), vectors)
+            vectors = _gradient_vectors(sums, c, np.float64(x.shape[0] * inner), (statistics, gamma))
+            _gradient_run(flat_dx, flat_dy, flat_x, (start, min(end, stop)), vectors, 0)
             start = end
+            end += inner
+            c = c + 1 if c + 1 < n_channels else 0
         fence()

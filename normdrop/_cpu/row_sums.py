@@ -6,25 +6,27 @@ belongs to channel (v // inner) % C, and a last, shorter row may be left over. T
 gradients with a = dy, p = 0, b = x, q = mean. Blocks and then the columns of a channel are merged in order, so that
 the bits depend on the shape alone.
 
-A workspace has two rows for the sums of each block and four for vectors spread over the columns.
+A workspace has two rows for the sums of each block and four for vectors spread over the columns; the latter go on
+periodically beyond the last column, so that a loop over the flat array can read them from any column on.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from normdrop._cpu.arithmetic import centered
 from normdrop._cpu.launch import helper
-from normdrop._cpu.simd import LANES, load, store, widen
+from normdrop._cpu.memory import element, load, load_part, prefetch, store, store_part
+from normdrop._cpu.simd import LANES, widen
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
 _MIN_WIDTH = 64  # rows narrower than this are joined
 _TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
+BEYOND = 4 * LANES  # elements by which they go on
 # Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
 # are 4096 bytes apart share a set of the first-level cache, and eight rows of two arrays do not fit one.
 _AT_ONCE = 4
@@ -39,18 +41,19 @@ def geometry(shape: Any) -> Any:
     return width, per_block, max(1, (outer // joined + per_block - 1) // per_block)
 
 
-def workspace(shape: tuple[int, ...]) -> Any:
-    """Return room for the sums of all blocks and for spread vectors."""
-    return np.empty(_workspace_shape(shape))
-
-
-@lru_cache(maxsize=1024)
-def _workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+def workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of a kernel's workspace."""
     width, _, n_blocks = geometry(shape)
-    return 2 * n_blocks + _SPREAD, width
+    return 2 * n_blocks + _SPREAD, (width + BEYOND + LANES - 1) // LANES * LANES
 
 
 _geometry = helper(geometry)
+
+
+@helper
+def width_of(shape: Any) -> Any:
+    """Columns of a row."""
+    return _geometry(shape)[0]
 
 
 @helper
@@ -85,7 +88,8 @@ def _row_sums(sums: Any, a: Any, b: Any, block: Any, p: Any, q: Any) -> None:
     """
     s, t = sums
     start, n_rows, stride = block
-    whole = s.size - s.size % LANES
+    rest = s.size % LANES
+    whole = s.size - rest
     for first in range(0, n_rows, _AT_ONCE):
         at_once = min(_AT_ONCE, n_rows - first)
         begin = start + first * stride
@@ -94,23 +98,30 @@ def _row_sums(sums: Any, a: Any, b: Any, block: Any, p: Any, q: Any) -> None:
             ss, ts = load(s, v), load(t, v)
             i = begin + v
             for _ in range(at_once):
+                prefetch(b, i + _AT_ONCE * stride)
                 u = widen(load(a, i))
                 if p is not None:
                     u = u - widen(load(p, v))
+                else:
+                    prefetch(a, i + _AT_ONCE * stride)
                 ts += u * (widen(load(b, i)) - qs)
                 ss += u
                 i += stride
             store(s, v, ss)
             store(t, v, ts)
-        for v in range(whole, s.size):
-            i = begin + v
+        if rest > 0:
+            qs = widen(load_part(q, whole, 0, s.size))
+            ss, ts = load_part(s, whole, 0, s.size), load_part(t, whole, 0, s.size)
+            i = begin + whole
             for _ in range(at_once):
-                u = np.float64(a[i])
+                u = widen(load_part(a, i, i, i + rest))
                 if p is not None:
-                    u -= np.float64(p[v])
-                t[v] += u * (np.float64(b[i]) - q[v])
-                s[v] += u
+                    u = u - widen(load_part(p, whole, 0, s.size))
+                ts += u * (widen(load_part(b, i, i, i + rest)) - qs)
+                ss += u
                 i += stride
+            store_part(s, whole, ss, 0, s.size)
+            store_part(t, whole, ts, 0, s.size)
 
 
 @helper
@@ -123,14 +134,12 @@ def _tile_sums(sums: Any, a: Any, b: Any, places: Any, p: Any, q: Any) -> None:
     first = block * per_block * width + start
     s[:] = 0.0
     t[:] = 0.0
-    _row_sums(sums, a, b, (first, rows, width), p, q)
     left = min(left - start, s.size)
-    if left > 0:
-        last = first + rows * width, 1, width
-        if p is None:
-            _row_sums((s[:left], t[:left]), a, b, last, None, q[:left])
-        else:
-            _row_sums((s[:left], t[:left]), a, b, last, p[:left], q[:left])
+    for part in range(2):  # the rows, then the left-over one; one call, so that it is compiled once
+        n_columns, n_rows = (s.size, rows) if part == 0 else (left, 1)
+        if n_columns > 0:
+            block_rows = first + part * rows * width, n_rows, width
+            _row_sums((s[:n_columns], t[:n_columns]), a, b, block_rows, p, q)
 
 
 @helper
@@ -144,7 +153,7 @@ def tile_moments(work: Any, x: Any, shape: Any, tile: Any) -> None:
     _tile_sums((s, t), x, x, (shape, tile), shift, shift)
     for k in range(end - start):
         offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if start + k < left else 0)))
-        s[k] = shift[k] + offset
+        s[k] = element(shift, k) + offset
 
 
 @helper
@@ -179,16 +188,18 @@ def _merge_blocks(work: Any, shape: Any) -> None:
             delta = work[2 * b, v] - mean[v]
             m2 = work[2 * b + 1, v] + delta * delta * np.float64(rows + (1 if v < left else 0))
             work[1, v] = work[1, v] + m2 if b > 0 else m2
-    work[0] = mean
+    for v in range(width):
+        work[0, v] = mean[v]
 
 
 @helper
-def merge_moments(mean: Any, var: Any, work: Any, shape: Any) -> None:
-    """Merge the moments of blocks, then those of each channel's columns; only non-negative terms are added."""
+def merge_moments(statistics: Any, work: Any, shape: Any) -> None:
+    """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added."""
     outer, n_channels, inner = shape
     width, _, _ = _geometry(shape)
     size = outer * n_channels * inner
     n_rows, left, n = size // width, size % width, np.float64(outer * inner)
+    mean, var = statistics[0], statistics[1]
     _merge_blocks(work, shape)
     if width == n_channels:
         for c in range(n_channels):
@@ -209,21 +220,20 @@ def merge_moments(mean: Any, var: Any, work: Any, shape: Any) -> None:
 
 
 @helper
-def merge_gradients(sums: Any, work: Any, shape: Any) -> None:
-    """Add the sums of blocks, then those of each channel's columns."""
+def merge_gradients(sums: Any, work: Any, shape: Any, inv_std: Any) -> None:
+    """sums = [sum(dy * x_hat), sum(dy)]: add the sums of blocks, then those of each channel's columns."""
     _, n_channels, inner = shape
     width, _, n_blocks = _geometry(shape)
     for b in range(1, n_blocks):
         for v in range(width):
             work[0, v] += work[2 * b, v]
             work[1, v] += work[2 * b + 1, v]
-    if width == n_channels:
-        sums[0], sums[1] = work[0], work[1]
-        return
     sums[:] = 0.0
     c = 0
     for start in range(0, width, inner):
         for v in range(start, start + inner):
-            sums[0, c] += work[0, v]
-            sums[1, c] += work[1, v]
+            sums[1, c] += work[0, v]
+            sums[0, c] += work[1, v]
         c = c + 1 if c + 1 < n_channels else 0
+    for c in range(n_channels):
+        sums[0, c] *= inv_std[c]

@@ -1,9 +1,9 @@
-"""Vectors of 16 lanes for Numba kernels, and the mask law in them.
+"""Vectors of 16 lanes for Numba kernels.
 
-A kernel loads, computes and stores vectors with the functions below and ordinary operators; LLVM splits them into
-what the CPU has (AVX-512, AVX2, SSE2, NEON). No operation is reordered or contracted, so the bits are the same
-everywhere. With the JIT off, a vector is a NumPy array of 16 elements and each function is its plain twin, written
-first.
+A kernel computes with the functions below and ordinary operators, and `normdrop._cpu.memory` loads and stores. LLVM
+splits the vectors into what the CPU has (AVX-512, AVX2, SSE2, NEON). No operation is reordered or contracted, so the
+bits are the same everywhere. With the JIT off, a vector is a NumPy array of 16 elements and each function is its plain
+twin, written first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 
-STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
-
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+_I1, _I16, _I32 = ir.IntType(1), ir.IntType(16), ir.IntType(32)
 
 
 class VectorType(types.Type):
@@ -61,107 +59,21 @@ def keep_vectors_whole(builder: Any) -> None:
     set.add(builder.function.attributes, '"prefer-vector-width"="512"')
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: ir.VectorType) -> Any:
-    keep_vectors_whole(builder)
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
-
-
-def _vector_of(context: Any, dtype: Any) -> ir.VectorType:
+def vector_of(context: Any, dtype: Any) -> ir.VectorType:
+    """LLVM's vector of 16 such scalars."""
     return ir.VectorType(context.get_value_type(dtype), LANES)
 
 
-def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = _vector_of(context, x.dtype)
-        value = builder.load(_pointer(context, builder, x, args[0], args[1], vector))
-        value.align = x.dtype.bitwidth // 8
-        return value
-
-    return VectorType(x.dtype)(x, types.uint64), codegen
-
-
-@compiled_as(_load_typing)
-def load(x: Any, i: Any) -> Any:
-    """Return the vector x[i : i + 16] of a flat array."""
-    return x[int(i) : int(i) + LANES].copy()
-
-
-def _store_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = _vector_of(context, y.dtype)
-        lanes = args[2]
-        if value.dtype != y.dtype:
-            lanes = builder.fptrunc(lanes, vector)
-        stored = builder.store(lanes, _pointer(context, builder, y, args[0], args[1], vector))
-        stored.align = y.dtype.bitwidth // 8
-        return context.get_dummy_value()
-
-    return types.void(y, types.uint64, value), codegen
-
-
-@compiled_as(_store_typing)
-def store(y: Any, i: Any, value: Any) -> None:
-    """y[i : i + 16] = value, rounded to the dtype of y."""
-    y[int(i) : int(i) + LANES] = value
-
-
-def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = _vector_of(context, y.dtype)
-        lanes = args[2]
-        if value.dtype != y.dtype:
-            lanes = builder.fptrunc(lanes, vector)
-        n = STREAM_ALIGNMENT * 8 // y.dtype.bitwidth
-        first = _pointer(context, builder, y, args[0], args[1], ir.VectorType(vector.element, n))
-        for start in range(0, LANES, n):
-            places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
-            part = builder.shuffle_vector(lanes, lanes, places)
-            stored = builder.store(part, builder.gep(first, [ir.Constant(_I32, start // n)]))
-            stored.align = STREAM_ALIGNMENT
-            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(y, types.uint64, value), codegen
-
-
-@compiled_as(_stream_typing)
-def stream(y: Any, i: Any, value: Any) -> None:
-    """Set y[i : i + 16] = value past the caches; y[i] must be aligned to 16 bytes, and `fence` must follow."""
-    y[int(i) : int(i) + LANES] = value
-
-
-def _fence_typing(_typing_context: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@compiled_as(_fence_typing)
-def fence() -> None:
-    """Let other threads see what was streamed."""
-
-
-def _address_typing(_typing_context: Any, x: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, _I64)
-
-    return types.uint64(x), codegen
-
-
-@compiled_as(_address_typing)
-def address(x: Any) -> Any:
-    """Return the address of the array's first element."""
-    return x.ctypes.data
+def broadcast(builder: Any, value: Any, n: int) -> Any:
+    """LLVM code: n lanes of one scalar."""
+    undefined = ir.Constant(ir.VectorType(value.type, n), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, n), None))
 
 
 def _splat_typing(_typing_context: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = _vector_of(context, value)
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], ir.Constant(_I32, 0))
-        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), None))
+        return broadcast(builder, args[0], LANES)
 
     return VectorType(value)(value), codegen
 
@@ -248,34 +160,23 @@ def keep(bits: Any, value: Any) -> Any:
     return np.where(kept, value, value.dtype.type(0))
 
 
-def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
+def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = builder.load(_pointer(context, builder, mask, args[0], args[1], ir.VectorType(_I8, LANES)))
-        data.align = 1
-        kept = builder.icmp_unsigned("!=", data, ir.Constant(data.type, None))
-        return builder.bitcast(kept, _I16)
+        keep_vectors_whole(builder)
+        array, i, e = args
+        vector = ir.VectorType(_I16, LANES)
+        data = context.make_array(words)(context, builder, array).data
+        lanes = builder.load(builder.bitcast(builder.gep(data, [i]), vector.as_pointer()))
+        lanes.align = 2
+        bit = builder.shl(ir.Constant(_I16, 1), builder.trunc(e, _I16))
+        chosen = builder.and_(lanes, broadcast(builder, bit, LANES))
+        return builder.bitcast(builder.icmp_unsigned("!=", chosen, ir.Constant(vector, None)), _I16)
 
-    return types.uint16(mask, types.uint64), codegen
-
-
-@compiled_as(_load_bits_typing)
-def load_bits(mask: Any, i: Any) -> Any:
-    """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
-    return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
-
-
-def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = ir.VectorType(_I8, LANES)
-        data = builder.zext(builder.bitcast(args[2], ir.VectorType(_I1, LANES)), vector)
-        stored = builder.store(data, _pointer(context, builder, mask, args[0], args[1], vector))
-        stored.align = 1
-        return context.get_dummy_value()
-
-    return types.void(mask, types.uint64, types.uint16), codegen
+    return types.uint16(words, types.uint64, types.uint64), codegen
 
 
-@compiled_as(_store_bits_typing)
-def store_bits(mask: Any, i: Any, bits: Any) -> None:
-    """mask[i : i + 16] = the 16 bits, the lowest first."""
-    mask[int(i) : int(i) + LANES] = (int(bits) >> np.arange(LANES)) & 1 == 1
+@compiled_as(_lane_bits_typing)
+def lane_bits(words: Any, i: Any, e: Any) -> Any:
+    """Return bit e of each of words[i : i + 16], an array of uint16, as 16 bits, the first lowest."""
+    chosen = (words[int(i) : int(i) + LANES] >> np.uint16(e)) & np.uint16(1)
+    return np.uint16(sum(int(bit) << lane for lane, bit in enumerate(chosen)))

@@ -1,26 +1,37 @@
 """Stores past the caches, for results that are larger than those.
 
 A plain store first reads the cache line that it writes to; a streaming one does not, which saves a third of the memory
-traffic of a loop that reads one array and writes another. A result that fits a cache is better left there.
+traffic of a loop that reads one array and writes another. A result that fits a cache is better left there. Only whole
+lines may be streamed: half a line costs more than a plain store, and so does a plain store into a streamed line.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from normdrop._cpu.launch import helper
-from normdrop._cpu.simd import STREAM_ALIGNMENT, address, store, stream
+import numpy as np
 
-_LARGE = 1 << 24  # bytes; with the input, a usual last-level cache
+from normdrop._cpu.launch import helper
+from normdrop._cpu.memory import CACHE_LINE, address, store, stream
+from normdrop._cpu.simd import LANES
+
+_LARGE = 3 << 22  # bytes; with the input, most of a usual last-level cache
+_LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
 
 
 @helper
-def streams(y: Any, x: Any, start: Any, stride: Any) -> Any:
-    """Whether vectors at y[start + k * stride] may and should be streamed; not in place, where the line is there."""
-    if y.size * y.itemsize <= _LARGE or address(y) == address(x):
-        return False
-    offset = address(y) % STREAM_ALIGNMENT + (start * y.itemsize) % STREAM_ALIGNMENT
-    return offset % STREAM_ALIGNMENT == 0 and (stride * y.itemsize) % STREAM_ALIGNMENT == 0
+def streams(y: Any, x: Any, n: Any) -> Any:
+    """Whether runs of n elements of `y` are to be streamed; not in place, where their lines have just been read."""
+    return n >= _LONG and y.size * y.itemsize > _LARGE and address(y) != address(x)
+
+
+@helper
+def first_whole(y: Any, start: Any, stop: Any, streaming: Any) -> Any:
+    """Where in [start, stop] whole cache lines begin, at most 15 further; `start` if a short run is not worth it."""
+    if not streaming and stop - start < 4 * _LONG:
+        return start
+    unit = min(CACHE_LINE // y.itemsize, LANES)
+    return start + (unit - (np.int64(address(y)) // y.itemsize + start) % unit) % unit
 
 
 @helper

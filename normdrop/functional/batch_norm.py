@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from normdrop import _backend, _checks, _layout
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
+Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 class BatchNormContext(NamedTuple):
@@ -18,10 +19,8 @@ class BatchNormContext(NamedTuple):
 
     x: Array
     """The input, or a copy of it where it was overwritten or had to be copied anyway."""
-    mean: Vector
-    """Mean of each channel, shape (C,)."""
-    var: Vector
-    """Biased variance of each channel (divided by n), shape (C,)."""
+    statistics: Vectors
+    """Mean, biased variance (divided by n) and 1 / sqrt(var + eps) of each channel, shape (3, C)."""
     gamma: Array | None
     """The scale that was applied."""
     channel_axis: int
@@ -30,9 +29,19 @@ class BatchNormContext(NamedTuple):
     """Number that was added to the variance."""
 
     @property
+    def mean(self) -> Vector:
+        """Mean of each channel, shape (C,)."""
+        return cast(Vector, self.statistics[0])
+
+    @property
+    def var(self) -> Vector:
+        """Biased variance of each channel (divided by n), shape (C,)."""
+        return cast(Vector, self.statistics[1])
+
+    @property
     def inv_std(self) -> Vector:
         """1 / sqrt(var + eps), shape (C,)."""
-        return _inv_std(self.var, self.eps)
+        return cast(Vector, self.statistics[2])
 
     @property
     def n(self) -> int:
@@ -54,16 +63,10 @@ class InferenceContext(NamedTuple):
     """Axis of the channels, from 0 to ndim - 1."""
     x: Array | None = None
     """The input, kept only on request."""
-    mean: Vector | None = None
-    """The mean that was subtracted, kept with x."""
-    inv_std: Vector | None = None
-    """1 / sqrt(var + eps), kept with x."""
+    statistics: Vectors | None = None
+    """The given mean and variance, and 1 / sqrt(var + eps), shape (3, C); kept with x."""
     gamma: Array | None = None
     """The scale that was applied, kept with x."""
-
-
-def _inv_std(var: Vector, eps: float) -> Vector:
-    return np.reciprocal(np.sqrt(var + eps))
 
 
 def _channel_axis(x: Array, channel_axis: int) -> int:
@@ -72,10 +75,19 @@ def _channel_axis(x: Array, channel_axis: int) -> int:
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
 
 
-def _vector(values: Array | None, name: str, n_channels: int, default: float) -> Vector:
-    if values is None:
-        return np.full(n_channels, default)
-    return _checks.channels(values, name, n_channels).astype(np.float64)
+def _affine(gamma: Array | None, beta: Array | None, n_channels: int) -> Vectors:
+    """[gamma, beta] in float64, after checks."""
+    affine = np.empty((2, n_channels))
+    affine[0] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels)
+    affine[1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels)
+    return affine
+
+
+def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
+    """Dtype of the gradients of gamma and beta."""
+    if gamma is not None:
+        return gamma.dtype
+    return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
 
 
 def batch_norm(
@@ -97,9 +109,9 @@ def batch_norm(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64, shape (N, C, ...) for ``channel_axis=1``
+    x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
         Batch; any strides. Not modified unless it is also `out`.
-    gamma, beta : ndarray of float32 or float64, shape (C,), optional
+    gamma, beta : ndarray of floats, shape (C,), optional
         Scale and shift; ``None`` means ones and zeros.
     eps : float, default 1e-5
         Added to the variance. Positive.
@@ -152,8 +164,7 @@ def batch_norm(
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    gamma64 = _vector(gamma, "gamma", n_channels, 1.0)
-    beta64 = _vector(beta, "beta", n_channels, 0.0)
+    affine = _affine(gamma, beta, n_channels)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(
@@ -165,20 +176,27 @@ def batch_norm(
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
     y, buffer = _layout.target(x.shape, x.dtype, layout, out)
-    mean, var = np.empty((2, n_channels))
-    if not x.size:
-        mean[...] = var[...] = np.nan
+    statistics = np.empty((3, n_channels))
+    if x.size:
+        fold = layout.fold(x.shape, channel_axis)
+        folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
+        _backend.select(x).batch_norm(folded_y, folded_x, statistics, affine, eps)
     else:
-        _backend.select(x).batch_norm(
-            layout.by_channel(buffer, channel_axis),
-            layout.by_channel(dense, channel_axis),
-            mean,
-            var,
-            gamma64,
-            beta64,
-            eps,
-        )
-    return _layout.finish(y, buffer), BatchNormContext(kept, mean, var, gamma, channel_axis, eps)
+        statistics.fill(np.nan)
+    return _layout.finish(y, buffer), BatchNormContext(kept, statistics, gamma, channel_axis, eps)
+
+
+def update_running(mean: Array, var: Array, context: BatchNormContext, momentum: float, unbiased: bool) -> None:
+    """Fold the batch of `context` into running statistics, in place; `momentum` is the weight of the old ones."""
+    n = context.n
+    correction = n / (n - 1) if unbiased else 1.0
+    backend = _backend.select(context.x)
+    if mean.flags.carray and var.flags.carray and mean.dtype == var.dtype:
+        backend.update_running(mean, var, context.statistics, momentum, correction)
+    else:
+        copies = mean.astype(np.float64), var.astype(np.float64)
+        backend.update_running(*copies, context.statistics, momentum, correction)
+        mean[...], var[...] = copies
 
 
 def batch_norm_backward(
@@ -235,21 +253,20 @@ def batch_norm_backward(
     x, layout = _layout.dense(context.x)
     dy = layout.conform(dy)
     dx, buffer = _layout.target(x.shape, x.dtype, layout, out)
-    axis, n_channels = context.channel_axis, context.mean.size
-    dgamma, dbeta = np.zeros((2, n_channels))
+    axis = context.channel_axis
+    sums = np.zeros((2, x.shape[axis]))
     if x.size:
+        fold = layout.fold(x.shape, axis)
         _backend.select(x).batch_norm_backward(
-            layout.by_channel(buffer, axis),
-            dgamma,
-            dbeta,
-            layout.by_channel(dy, axis),
-            layout.by_channel(x, axis),
-            context.mean,
-            context.inv_std,
-            _vector(context.gamma, "gamma", n_channels, 1.0),
+            layout.folded(buffer, fold),
+            layout.folded(dy, fold),
+            layout.folded(x, fold),
+            sums,
+            context.statistics,
+            _affine(context.gamma, None, x.shape[axis])[0],
         )
-    dtype = x.dtype if context.gamma is None else context.gamma.dtype
-    return _layout.finish(dx, buffer), dgamma.astype(dtype), dbeta.astype(dtype)
+    dgamma, dbeta = sums.astype(_parameter_dtype(x, context.gamma))
+    return _layout.finish(dx, buffer), dgamma, dbeta
 
 
 def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
@@ -270,11 +287,11 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
 
     Parameters
     ----------
-    x : ndarray of float32 or float64, shape (N, C, ...) for ``channel_axis=1``
+    x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
         Input; any strides. Not modified unless it is also `out`.
-    mean, var : ndarray of float32 or float64, shape (C,)
+    mean, var : ndarray of floats, shape (C,)
         Statistics; `var` must not be negative.
-    gamma, beta : ndarray of float32 or float64, shape (C,), optional
+    gamma, beta : ndarray of floats, shape (C,), optional
         Scale and shift; ``None`` means ones and zeros.
     eps : float, default 1e-5
         Added to the variance. Positive.
@@ -313,23 +330,27 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    mean64 = _checks.channels(mean, "mean", n_channels).astype(np.float64)
-    var64 = _checks.channels(var, "var", n_channels).astype(np.float64)
-    _checks.not_negative(var64, "var")
-    gamma64 = _vector(gamma, "gamma", n_channels, 1.0)
-    beta64 = _vector(beta, "beta", n_channels, 0.0)
+    statistics = np.empty((3, n_channels))
+    statistics[0] = _checks.channels(mean, "mean", n_channels)
+    statistics[1] = _checks.channels(var, "var", n_channels)
+    _checks.not_negative(statistics[1], "var")
+    affine = _affine(gamma, beta, n_channels)
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
-    inv_std = _inv_std(var64, eps)
-    scale = gamma64 * inv_std
+    keep_x = _checks.flag(keep_x, "keep_x")
     dense, layout = _layout.dense(x)
-    context = InferenceContext(x.shape, x.dtype, scale, channel_axis)
-    if _checks.flag(keep_x, "keep_x"):
+    backend = _backend.select(x)
+    vectors = np.empty((3, n_channels))
+    backend.inference_vectors(vectors, statistics, affine, eps)
+    context = InferenceContext(x.shape, x.dtype, vectors[1], channel_axis)
+    if keep_x:
         kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
-        context = context._replace(x=kept, mean=mean64, inv_std=inv_std, gamma=gamma)
+        context = context._replace(x=kept, statistics=statistics, gamma=gamma)
     y, buffer = _layout.target(x.shape, x.dtype, layout, out)
-    _normalize(buffer, dense, layout, channel_axis, (mean64, scale, beta64))
+    if x.size:
+        fold = layout.fold(x.shape, channel_axis)
+        backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
     return _layout.finish(y, buffer), context
 
 
@@ -378,36 +399,25 @@ def batch_norm_inference_backward(
     if not isinstance(context, InferenceContext):
         raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
     dy = _checks.gradient(dy, context.shape, context.dtype)
-    n_channels = context.scale.size
     dgamma: Array | None = None
     dbeta: Array | None = None
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy)] if context.x is None else [("dy", dy), ("x", context.x)])
+    backend, axis = _backend.select(dy), context.channel_axis
     if context.x is not None:
-        assert context.mean is not None
-        assert context.inv_std is not None
-        dgamma, dbeta = np.zeros((2, n_channels))
+        assert context.statistics is not None
         x, layout = _layout.dense(context.x)
+        sums = np.zeros((2, context.scale.size))
         if x.size:
-            _backend.select(x).parameter_gradients(
-                dgamma,
-                dbeta,
-                layout.by_channel(layout.conform(dy), context.channel_axis),
-                layout.by_channel(x, context.channel_axis),
-                context.mean,
-                context.inv_std,
-            )
-        dtype = x.dtype if context.gamma is None else context.gamma.dtype
-        dgamma, dbeta = dgamma.astype(dtype), dbeta.astype(dtype)
+            fold = layout.fold(x.shape, axis)
+            folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
+            backend.parameter_gradients(sums, folded_dy, folded_x, context.statistics)
+        dgamma, dbeta = sums.astype(_parameter_dtype(x, context.gamma))
     dy, layout = _layout.dense(dy)
     dx, buffer = _layout.target(dy.shape, dy.dtype, layout, out)
-    zeros = np.zeros(n_channels)
-    _normalize(buffer, dy, layout, context.channel_axis, (zeros, context.scale, zeros))
+    if dy.size:
+        vectors = np.zeros((3, context.scale.size))
+        vectors[1] = context.scale
+        fold = layout.fold(dy.shape, axis)
+        backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
     return _layout.finish(dx, buffer), dgamma, dbeta
-
-
-def _normalize(
-    y: Array, x: Array, layout: _layout.Layout, channel_axis: int, vectors: tuple[Vector, Vector, Vector]
-) -> None:
-    if x.size:
-        _backend.select(x).normalize(layout.by_channel(y, channel_axis), layout.by_channel(x, channel_axis), *vectors)

@@ -18,6 +18,8 @@ Scaling: TypeAlias = Literal["inverted", "original"]
 
 SCALINGS = ("inverted", "original")
 
+_KEPT = np.ones((1, 1), np.bool_)
+
 
 class DropoutContext(NamedTuple):
     """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
@@ -116,7 +118,7 @@ def dropout(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64, any shape and strides
+    x : ndarray of floats, any shape and strides
         Input; not modified unless it is also `out`.
     p : float
         Probability of dropping an element, from 0 to 1. It is rounded to a multiple of 2**-32, and the scale is that
@@ -214,7 +216,7 @@ def dropout_inference(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of floats
         Input.
     p : float
         Probability of dropping an element in training, from 0 to 1.
@@ -312,19 +314,17 @@ def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
         y.fill(0)
         return y
     backend = _backend.select(x)
-    if context.mask is None and threshold == 0:
-        if scale == 1.0:
-            if y is not x:
-                y[...] = x
-            return y
-        np.multiply(x, x.dtype.type(scale), out=y)
-        return y
-    if context.mask is None and not context.shared_axes and layout.is_c_order:
+    drawn = context.mask is None and threshold > 0 and not context.shared_axes
+    exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
+    if drawn and layout.is_c_order:
         backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
+    elif exchange is not None:
+        folded_y, folded_x = layout.folded(buffer, exchange), layout.folded(x, exchange)
+        backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
     else:
-        mask = _mask(context, backend)
-        folded, values = _fold(mask, x.shape, layout)
-        backend.apply_mask(layout.flat(buffer).reshape(folded), layout.flat(x).reshape(folded), values, scale)
+        everything = context.mask is None and threshold == 0  # one element of such a mask is enough
+        fold, values = ((1, x.size, 1), _KEPT) if everything else _fold(_mask(context, backend), x.shape, layout)
+        backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
     return _layout.finish(y, buffer)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -115,6 +113,9 @@ class Layer:
         TypeError, ValueError
             It is not such a file, or not of such a layer. The layer is then unchanged.
         """
+        import zipfile
+        import zlib
+
         try:
             with open(path, "rb") as file:
                 archive = np.load(file, allow_pickle=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, functional
-from normdrop.functional.batch_norm import BatchNormContext
+from normdrop.functional.batch_norm import BatchNormContext, update_running
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_generator, check_rng
 
@@ -163,7 +163,7 @@ class BatchNorm(Layer):
 
         Parameters
         ----------
-        x : ndarray of float32 or float64, shape (N, C, ...) for ``channel_axis=1``
+        x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
             Batch; any strides. Training needs more than one value per channel.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
@@ -212,11 +212,7 @@ class BatchNorm(Layer):
             return
         n = context.n
         old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
-        correction = n / (n - 1) if self.unbiased else 1.0
-        mean = _average(old, self.running_mean, context.mean)
-        var = _average(old, self.running_var, context.var, correction)
-        with np.errstate(over="ignore"):  # a variance beyond float32 is stored as infinity
-            self.running_mean[...], self.running_var[...] = mean, var
+        update_running(self.running_mean, self.running_var, context, old, self.unbiased)
         self.num_batches += 1
         self.num_values += n
 
@@ -322,16 +318,6 @@ class BatchNorm(Layer):
             f"affine={self.gamma is not None}, track_running_stats={self.running_mean is not None}, "
             f"unbiased={self.unbiased}, channel_axis={self._channel_axis})"
         )
-
-
-def _average(old: float, running: Array, batch: Array, correction: float = 1.0) -> Array:
-    """Return old * running + (1 - old) * correction * batch in float64; what has no weight counts not even as a NaN."""
-    if old == 1.0:
-        return running.copy()
-    new = np.multiply(batch, (1.0 - old) * correction)
-    if old > 0.0:
-        new += np.multiply(running, old, dtype=np.float64)
-    return new
 
 
 class BatchNorm1d(BatchNorm):

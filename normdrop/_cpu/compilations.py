@@ -1,0 +1,48 @@
+"""Which kernels the operations of the library need, for compiling them ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from normdrop._cpu import planes, rows, transposed
+from normdrop._cpu.launch import Kernel, parallel_is_safe
+
+# The package gives these modules' names to their functions.
+_batch_norm, _dropout = (import_module(f"normdrop._cpu.{name}") for name in ("batch_norm", "dropout"))
+
+_FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
+
+
+def _of_input_dtype(operation: str) -> list[Kernel]:
+    if operation == "dropout":
+        return [_dropout._dropout, _dropout._mask_planes, transposed._dropout_transposed]
+    if operation == "channel_dropout":
+        return [_dropout._mask_planes, _dropout._mask_elements]
+    orders: list[Any] = [planes, rows]
+    kernels = [getattr(order, name) for order in orders for name in ("batch_norm", "backward", "normalize")]
+    return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks]
+
+
+def compilations(
+    operations: Iterable[str], dtypes: Iterable[np.dtype[Any]], *, parallel: bool
+) -> Iterator[Callable[[], object]]:
+    """Yield a call for each variant of a kernel that the operations need; inputs of `dtypes`, each variant once."""
+    dtypes = tuple(dtypes)
+    wanted: dict[tuple[Kernel, np.dtype[Any], bool], None] = {}
+    both = (False, True) if parallel and parallel_is_safe() else (False,)
+    for operation in operations:
+        for kernel in _of_input_dtype(operation):
+            wanted.update({(kernel, dtype, threads): None for dtype in dtypes for threads in both})
+        if operation == "channel_dropout":
+            wanted.update({(_dropout._keep_mask, _BOOL, threads): None for threads in both})
+        if operation == "batch_norm":
+            states = {dtype if dtype.itemsize > 2 else np.dtype(np.float32) for dtype in dtypes}
+            wanted.update({(_batch_norm._update_running, dtype, False): None for dtype in states})
+            wanted[_batch_norm._inference_vectors, _FLOAT64, False] = None
+    for kernel, dtype, threads in wanted:
+        yield partial(kernel.compile, dtype, parallel=threads)

@@ -1,0 +1,252 @@
+"""Loads and stores of vectors and bits for Numba kernels.
+
+An index is an element of a flat array. Values are float32 or float64; float16 and bfloat16 are converted on the way
+(`normdrop._cpu.half`). With the JIT off, each function is its plain twin, as in `normdrop._cpu.simd`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from normdrop._cpu import half
+from normdrop._cpu.simd import LANES, VectorType, broadcast, compiled_as, keep_vectors_whole, vector_of
+
+STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
+CACHE_LINE = 64  # bytes
+
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: ir.Type) -> Any:
+    keep_vectors_whole(builder)
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
+
+
+def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = builder.load(_pointer(context, builder, x, args[0], args[1], vector_of(context, x.dtype)))
+        lanes.align = x.dtype.bitwidth // 8
+        return half.read(builder, x.dtype, lanes)
+
+    return VectorType(half.value_type(x.dtype))(x, types.uint64), codegen
+
+
+@compiled_as(_load_typing)
+def load(x: Any, i: Any) -> Any:
+    """Return the vector x[i : i + 16]."""
+    return half.to_values(x[int(i) : int(i) + LANES])
+
+
+def _store_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = half.written(builder, y.dtype, value.dtype, args[2])
+        stored = builder.store(lanes, _pointer(context, builder, y, args[0], args[1], lanes.type))
+        stored.align = y.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(y, types.uint64, value), codegen
+
+
+@compiled_as(_store_typing)
+def store(y: Any, i: Any, value: Any) -> None:
+    """y[i : i + 16] = value, rounded to the dtype of y."""
+    y[int(i) : int(i) + LANES] = half.to_bits(value, y.dtype)
+
+
+def _lanes_inside(builder: Any, i: Any, start: Any, stop: Any) -> Any:
+    """Bits of the lanes with start <= i + lane < stop."""
+    lanes = ir.Constant(ir.VectorType(_I64, LANES), [ir.Constant(_I64, lane) for lane in range(LANES)])
+    places = builder.add(broadcast(builder, i, LANES), lanes)
+    return builder.and_(
+        builder.icmp_signed(">=", places, broadcast(builder, start, LANES)),
+        builder.icmp_signed("<", places, broadcast(builder, stop, LANES)),
+    )
+
+
+def _masked(builder: Any, name: str, vector: ir.VectorType, arguments: list[Any], result: Any) -> Any:
+    mangled = f"llvm.masked.{name}.v{LANES}{vector.element.intrinsic_name}.p0"
+    function = builder.module.declare_intrinsic(mangled, (), ir.FunctionType(result, [a.type for a in arguments]))
+    return builder.call(function, arguments)
+
+
+def _load_part_typing(_typing_context: Any, x: Any, i: Any, start: Any, stop: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = vector_of(context, x.dtype)
+        array, i, start, stop = args
+        arguments = [
+            _pointer(context, builder, x, array, i, vector),
+            ir.Constant(_I32, x.dtype.bitwidth // 8),
+            _lanes_inside(builder, i, start, stop),
+            ir.Constant(vector, None),
+        ]
+        return half.read(builder, x.dtype, _masked(builder, "load", vector, arguments, vector))
+
+    return VectorType(half.value_type(x.dtype))(x, types.int64, types.int64, types.int64), codegen
+
+
+@compiled_as(_load_part_typing)
+def load_part(x: Any, i: Any, start: Any, stop: Any) -> Any:
+    """Return the vector x[i : i + 16], with zeros for what does not lie in [start, stop) and is not read."""
+    inside = slice(max(i, start), min(i + LANES, stop))
+    values = np.zeros(LANES, half.value_dtype(x.dtype))
+    values[inside.start - i : inside.stop - i] = half.to_values(x[inside])
+    return values
+
+
+def _store_part_typing(_typing_context: Any, y: Any, i: Any, value: Any, start: Any, stop: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        array, i, lanes, start, stop = args
+        lanes = half.written(builder, y.dtype, value.dtype, lanes)
+        arguments = [
+            lanes,
+            _pointer(context, builder, y, array, i, lanes.type),
+            ir.Constant(_I32, y.dtype.bitwidth // 8),
+            _lanes_inside(builder, i, start, stop),
+        ]
+        _masked(builder, "store", lanes.type, arguments, ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, value, types.int64, types.int64), codegen
+
+
+@compiled_as(_store_part_typing)
+def store_part(y: Any, i: Any, value: Any, start: Any, stop: Any) -> None:
+    """y[i : i + 16] = value as far as it lies in [start, stop), rounded to the dtype of y."""
+    inside = slice(max(i, start), min(i + LANES, stop))
+    y[inside] = half.to_bits(value, y.dtype)[inside.start - i : inside.stop - i]
+
+
+def _element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        single = ir.VectorType(context.get_value_type(x.dtype), 1)
+        lanes = builder.load(_pointer(context, builder, x, args[0], args[1], single))
+        lanes.align = x.dtype.bitwidth // 8
+        value = builder.extract_element(half.read(builder, x.dtype, lanes), ir.Constant(_I32, 0))
+        return value if x.dtype == types.float64 else builder.fpext(value, ir.DoubleType())
+
+    return types.float64(x, types.uint64), codegen
+
+
+@compiled_as(_element_typing)
+def element(x: Any, i: Any) -> Any:
+    """Return x[i] in float64."""
+    return np.float64(half.to_values(x[int(i) : int(i) + 1])[0])
+
+
+def _splat_for_typing(_typing_context: Any, x: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        scalar = args[1]
+        if half.value_type(x.dtype) == types.float32:
+            scalar = builder.fptrunc(scalar, ir.FloatType())
+        return broadcast(builder, scalar, LANES)
+
+    return VectorType(half.value_type(x.dtype))(x, types.float64), codegen
+
+
+@compiled_as(_splat_for_typing)
+def splat_for(x: Any, value: Any) -> Any:
+    """Return a vector with `value` in every lane, rounded to the dtype in which x's values are computed."""
+    return np.full(LANES, value, half.value_dtype(x.dtype))
+
+
+def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = half.written(builder, y.dtype, value.dtype, args[2])
+        n = STREAM_ALIGNMENT * 8 // y.dtype.bitwidth
+        first = _pointer(context, builder, y, args[0], args[1], ir.VectorType(lanes.type.element, n))
+        for start in range(0, LANES, n):
+            places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
+            part = builder.shuffle_vector(lanes, lanes, places)
+            stored = builder.store(part, builder.gep(first, [ir.Constant(_I32, start // n)]))
+            stored.align = STREAM_ALIGNMENT
+            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(y, types.uint64, value), codegen
+
+
+@compiled_as(_stream_typing)
+def stream(y: Any, i: Any, value: Any) -> None:
+    """Set y[i : i + 16] = value past the caches; y[i] must be aligned to 16 bytes, and `fence` must follow."""
+    store(y, i, value)
+
+
+def _fence_typing(_typing_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@compiled_as(_fence_typing)
+def fence() -> None:
+    """Let other threads see what was streamed."""
+
+
+def _prefetch_typing(_typing_context: Any, x: Any, i: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _pointer(context, builder, x, args[0], args[1], _I8)
+        flags = [ir.Constant(_I32, flag) for flag in (int(x.mutable), 2, 1)]
+        arguments = [place, *flags]
+        signature = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch.p0", (), signature), arguments)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), codegen
+
+
+@compiled_as(_prefetch_typing)
+def prefetch(x: Any, i: Any) -> None:
+    """Ask for the cache line of x[i] in the second-level cache, to write if `x` is writable; `i` may be anywhere."""
+
+
+def _address_typing(_typing_context: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, _I64)
+
+    return types.uint64(x), codegen
+
+
+@compiled_as(_address_typing)
+def address(x: Any) -> Any:
+    """Return the address of the array's first element."""
+    return x.ctypes.data
+
+
+def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = builder.load(_pointer(context, builder, mask, args[0], args[1], ir.VectorType(_I8, LANES)))
+        data.align = 1
+        kept = builder.icmp_unsigned("!=", data, ir.Constant(data.type, None))
+        return builder.bitcast(kept, _I16)
+
+    return types.uint16(mask, types.uint64), codegen
+
+
+@compiled_as(_load_bits_typing)
+def load_bits(mask: Any, i: Any) -> Any:
+    """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
+    return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
+
+
+def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(_I8, LANES)
+        data = builder.zext(builder.bitcast(args[2], ir.VectorType(_I1, LANES)), vector)
+        stored = builder.store(data, _pointer(context, builder, mask, args[0], args[1], vector))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.void(mask, types.uint64, types.uint16), codegen
+
+
+@compiled_as(_store_bits_typing)
+def store_bits(mask: Any, i: Any, bits: Any) -> None:
+    """mask[i : i + 16] = the 16 bits, the lowest first."""
+    mask[int(i) : int(i) + LANES] = (int(bits) >> np.arange(LANES)) & 1 == 1

@@ -1,0 +1,103 @@
+"""Dropout of arrays whose memory order is not C order, but that of (A, Q, P) arrays with P and Q exchanged.
+
+The mask law numbers elements in C order. Sixteen neighbors in memory are P elements apart there, and have their bits at
+one place of sixteen words: those are drawn for a block of positions first, then read across.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from normdrop._cpu.half import stored
+from normdrop._cpu.launch import PARALLEL_SIZE, helper, kernel, threads
+from normdrop._cpu.mask_law import GROUP, group_bits
+from normdrop._cpu.memory import fence, load, load_part, splat_for, store_part
+from normdrop._cpu.scratch import scratch
+from normdrop._cpu.simd import LANES, keep, lane_bits
+from normdrop._cpu.streaming import first_whole, put, streams
+
+Array = npt.NDArray[Any]
+
+_POSITIONS = 32 * LANES  # positions p per task
+_COLUMNS = 64 * LANES  # columns q per task
+_WORDS = (_POSITIONS // LANES) * (_COLUMNS + LANES)  # words per task; a vector may be read beyond the last column
+
+
+@helper
+def _draw(words: Any, stride: Any, places: Any, law: Any) -> None:
+    """words[k * stride + q] = bits of positions 16k ... 16k + 15 of column q; places = (first element, P, n, columns).
+
+    Elements of a column are not aligned to words of the law, so that each word here is taken from two there.
+    """
+    first, length, n, n_columns = places
+    key0, key1, call, threshold = law
+    group = np.int64(-1)
+    bits = group_bits(0, key0, key1, call, threshold)
+    for q in range(n_columns):
+        start = first + q * length
+        offset = start % LANES
+        low = np.uint32(0)
+        for k in range(-1, (n + LANES - 1) // LANES):
+            place = start // LANES + k + 1
+            if offset > 0 or k < 0 or k * LANES + LANES < n:
+                if place * LANES // GROUP != group:
+                    group = place * LANES // GROUP
+                    bits = group_bits(group, key0, key1, call, threshold)
+                high = np.uint32(bits[place % (GROUP // LANES)])
+            else:
+                high = np.uint32(0)
+            if k >= 0:
+                words[k * stride + q] = np.uint16(((high << np.uint32(LANES)) | low) >> np.uint32(offset))
+            low = high
+
+
+@helper
+def _apply(y: Any, x: Any, run: Any, words: Any, e: Any, scale: Any) -> None:
+    """y = scale * x where bit e of the column's word is set, else +0; run = (start, columns)."""
+    start, n_columns = run
+    factors = splat_for(x, scale)
+    stop = start + n_columns
+    streaming = streams(y, x, n_columns)
+    i = first_whole(y, start, stop, streaming)
+    if i > start:
+        store_part(y, start, keep(lane_bits(words, 0, e), load_part(x, start, start, i) * factors), start, i)
+    while i + LANES <= stop:
+        put(y, i, keep(lane_bits(words, i - start, e), load(x, i) * factors), streaming)
+        i += LANES
+    if i < stop:
+        store_part(y, i, keep(lane_bits(words, i - start, e), load_part(x, i, i, stop) * factors), i, stop)
+
+
+@kernel("OInnnnfh")
+def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
+    """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
+    _, p, q = x.shape
+    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    p_blocks = (p + _POSITIONS - 1) // _POSITIONS
+    q_blocks = (q + _COLUMNS - 1) // _COLUMNS
+    n_tasks = x.shape[0] * p_blocks * q_blocks
+    n_workers = work.size // _WORDS
+    for worker in prange(n_workers):
+        words = work[worker * _WORDS : worker * _WORDS + _WORDS]
+        for task in range(worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers):
+            a = task // (p_blocks * q_blocks)
+            p0 = (task // q_blocks) % p_blocks * _POSITIONS
+            q0 = task % q_blocks * _COLUMNS
+            n, n_columns = min(_POSITIONS, p - p0), min(_COLUMNS, q - q0)
+            stride = n_columns + LANES
+            _draw(words, stride, ((a * q + q0) * p + p0, p, n, n_columns), (key0, key1, call, threshold))
+            for e in range(n):
+                start = (a * p + p0 + e) * q + q0
+                _apply(flat_y, flat_x, (start, n_columns), words[e // LANES * stride :], e % LANES, scale)
+        fence()
+
+
+def dropout_transposed(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
+    """Launch `_dropout_transposed`."""
+    n_workers = threads() if x.size >= PARALLEL_SIZE else 1
+    work = scratch((n_workers, (_WORDS + 3) // 4)).view(np.uint16).reshape(-1)
+    _dropout_transposed(x.dtype, x.size, stored(y), stored(x), *key, call, threshold, scale, work)

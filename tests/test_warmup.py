@@ -1,0 +1,97 @@
+"""`warmup` compiles what its operations need, and nothing else."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import normdrop
+
+pytestmark = pytest.mark.jit
+
+LAYERS = """
+import sys, numpy as np, normdrop
+from normdrop._cpu.launch import Kernel
+
+ready = normdrop.warmup({operation!r}, np.float32, parallel={parallel})
+compiled = []
+compile = Kernel.compile
+def spy(self, dtype, *, parallel):
+    compiled.append((self.function.__name__, dtype.name, parallel))
+    return compile(self, dtype, parallel=parallel)
+Kernel.compile = spy
+for n in {sizes}:
+    for shape in {shapes}:
+        x = np.ones(shape, np.float32)
+        for layer in {layers}:
+            for a in (x, np.ascontiguousarray(x.T).T):
+                layer.train()
+                layer(a), layer.backward(a)
+                layer.eval()
+                layer(a), layer.backward(a)
+print(ready, compiled)
+"""
+
+CASES = {
+    "dropout": ("[(n, 32)]", "[normdrop.Dropout(0.5)]"),
+    "channel_dropout": ("[(n, 4, 2, 4)]", "[normdrop.Dropout2d(0.5)]"),
+    "batch_norm": (
+        "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
+        "[normdrop.BatchNorm(x.shape[1])]",
+    ),
+}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("operation", CASES)
+def test_after_warmup_the_operations_compile_nothing_more(operation, parallel):
+    shapes, layers = CASES[operation]
+    sizes = [16, 4096] if parallel else [16]
+    source = LAYERS.format(operation=operation, parallel=parallel, sizes=sizes, shapes=shapes, layers=layers)
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    ready, compiled = run.stdout.split(maxsplit=1)
+    assert int(ready) > 0
+    assert compiled.strip() == "[]"
+
+
+def test_warmup_without_parallel_does_not_start_numbas_threads():
+    source = (
+        "import normdrop; normdrop.warmup('dropout', parallel=False)\n"
+        "import numba.np.ufunc.parallel as p; assert not p._is_initialized"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True, timeout=120)
+
+
+def test_each_kernel_is_counted_once():
+    alone = [normdrop.warmup(name, parallel=False) for name in ("dropout", "channel_dropout")]
+    assert normdrop.warmup(("dropout", "channel_dropout", "dropout"), parallel=False) == sum(alone) - 1  # _mask_planes
+    assert normdrop.warmup("dropout", ["float32", np.float32], parallel=False) == alone[0]
+
+
+def test_progress_goes_to_standard_error_and_only_on_request(monkeypatch):
+    for progress in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        normdrop.warmup("dropout", parallel=False, progress=progress)
+        assert ("compiling kernels" in stream.getvalue()) == progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("droput",), ValueError, ("operations", "droput", "channel_dropout")),
+        ((3,), TypeError, ("operations", "3")),
+        (([3],), TypeError, ("operations", "3")),
+        (("dropout", "int32"), TypeError, ("dtypes", "int32", "float16")),
+        (("dropout", [np.float32, ">f4"]), TypeError, ("dtypes", ">f4")),
+        (("dropout", None), TypeError, ("dtypes", "None")),
+    ],
+)
+def test_what_there_is_none_of_is_refused_by_name(arguments, error, words):
+    with pytest.raises(error) as caught:
+        normdrop.warmup(*arguments)
+    for word in words:
+        assert word in str(caught.value)
