@@ -146,7 +146,8 @@ def test_cpu_running_statistics_have_the_bits_of_the_reference(n_channels: int, 
     results = []
     for backend in (_reference, _cpu):
         mean, var = old.copy()
-        assert backend.update_running(mean, var, statistics, momentum, 1.25) is None
+        with np.errstate(over="ignore"):  # kernels as plain Python warn
+            assert backend.update_running(mean, var, statistics, momentum, 1.25) is None
         assert statistics.tobytes() == before
         results.append((mean, var))
     for expected, computed in zip(*results, strict=True):

@@ -46,7 +46,7 @@ def tiling_of(shape):
 
 @helper
 def chunk_of(x, shape, chunk):
-    start, stop = planes._chunk(x, chunk)
+    start, stop = planes._chunk(shape, chunk)
     return start, stop, planes._plane_at(shape, start), planes._plane_at(shape, stop - 1)
 
 
@@ -176,14 +176,15 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
         drawn.append(places)
         written.append([])
 
-    def apply(y: Any, x: Any, run: tuple[int, int], words: Any, e: int, scale: float) -> None:
-        written[-1].append((*run, len(words), e))
+    def apply(y: Any, x: Any, run: tuple[int, int, bool], words: Any, law: tuple[int, int, float]) -> None:
+        written[-1].append((*run[:2], *law[:2]))
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
+    names |= {"pointer": lambda x: x, "streams": lambda y, x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
-    x = SimpleNamespace(shape=shape, size=size, reshape=lambda n: None)
+    x = SimpleNamespace(shape=shape, size=size)
     alone(x, x, 1, 2, 3, 4, 2.0, np.empty(3 * transposed._WORDS, np.uint16))
 
     for (first, p, n, columns), runs in zip(drawn, written, strict=True):
@@ -196,10 +197,10 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
         assert max(starts) == n - 1
         for e, start in starts.items():
             assert start == (a * length + position + e) * n_columns + q
-        for (start, run, left, lane), e in zip(runs, starts, strict=True):
+        for (start, run, word, lane), e in zip(runs, starts, strict=True):
             assert run == columns
             assert lane == e % LANES
-            assert left == transposed._WORDS - e // LANES * (columns + LANES)
+            assert word == e // LANES * (columns + LANES)
             assert start + run <= size
     assert drawn[0][0] == 0
     assert written[-1][-1][0] + written[-1][-1][1] == size

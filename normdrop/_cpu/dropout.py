@@ -18,12 +18,13 @@ from normdrop._cpu.memory import (
     load,
     load_bits,
     load_part,
+    pointer,
     splat_for,
     store_bits,
     store_part,
 )
 from normdrop._cpu.simd import LANES, keep
-from normdrop._cpu.streaming import first_whole, put, streams
+from normdrop._cpu.streaming import first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -38,7 +39,7 @@ def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, sc
     n = x.size
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
-        streaming = streams(y, x, n) and address(y) % STREAM_ALIGNMENT == 0
+        streaming = streams(y, x) and address(y) % STREAM_ALIGNMENT == 0
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), GROUP):
             bits = group_bits(first // GROUP, key0, key1, call, threshold)
             if first + GROUP <= n:
@@ -72,10 +73,11 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
 
 
 @helper
-def _scale_run(y: Any, x: Any, start: Any, stop: Any, scale: Any) -> None:
-    """y = scale * x on [start, stop)."""
+def _scale_run(y: Any, x: Any, run: Any, scale: Any) -> None:
+    """y = scale * x on run = (start, stop, whether long runs are streamed)."""
+    start, stop = run[0], run[1]
     factors = splat_for(x, scale)
-    streaming = streams(y, x, stop - start)
+    streaming = run[2] and is_long(stop - start)
     i = first_whole(y, start, stop, streaming)
     if i > start:
         store_part(y, start, load_part(x, start, start, i) * factors, start, i)
@@ -94,10 +96,11 @@ def _scale_run(y: Any, x: Any, start: Any, stop: Any, scale: Any) -> None:
 
 
 @helper
-def _zero_run(y: Any, x: Any, start: Any, stop: Any) -> None:
-    """y = +0 on [start, stop); x is not read."""
+def _zero_run(y: Any, x: Any, run: Any) -> None:
+    """y = +0 on a run as of `_scale_run`; x is not read."""
+    start, stop = run[0], run[1]
     zeros = splat_for(x, 0.0)
-    streaming = streams(y, x, stop - start)
+    streaming = run[2] and is_long(stop - start)
     i = first_whole(y, start, stop, streaming)
     if i > start:
         store_part(y, start, zeros, start, i)
@@ -118,11 +121,11 @@ def _bits_part(mask: Any, at: Any, n: Any) -> Any:
 
 
 @helper
-def _mask_run(y: Any, x: Any, mask: Any, places: Any, scale: Any) -> None:
-    """y = scale * x where the mask is set, else +0; places = (start, stop, start in mask)."""
-    start, stop, at = places
+def _mask_run(y: Any, x: Any, mask: Any, run: Any, scale: Any) -> None:
+    """y = scale * x where the mask is set, else +0; run = (start, stop, whether long ones are streamed, mask's)."""
+    start, stop, at = run[0], run[1], run[3]
     factors = splat_for(x, scale)
-    streaming = streams(y, x, stop - start)
+    streaming = run[2] and is_long(stop - start)
     i = first_whole(y, start, stop, streaming)
     if i > start:
         values = load_part(x, start, start, i) * factors
@@ -140,15 +143,16 @@ def _mask_run(y: Any, x: Any, mask: Any, places: Any, scale: Any) -> None:
 def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
     """y[a, s] = scale * x[a, s] where mask[a], else +0; flat arrays, planes of `length`. Parallel over chunks."""
     n = x.size
+    large = streams(y, x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
         while start < stop:
             plane = start // length
             end = min(stop, plane * length + length)
             if mask[plane]:
-                _scale_run(y, x, start, end, scale)
+                _scale_run(pointer(y), pointer(x), (start, end, large), scale)
             else:
-                _zero_run(y, x, start, end)
+                _zero_run(pointer(y), pointer(x), (start, end, large))
             start = end
         fence()
 
@@ -157,13 +161,14 @@ def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
 def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale: Any) -> None:
     """y[a, s, b] = scale * x[a, s, b] where mask[a, b], else +0; flat arrays, b < length. Parallel over chunks."""
     n = x.size
+    large = streams(y, x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
         while start < stop:
             row = start // length
             end = min(stop, row * length + length)
             at = (row // n_shared) * length + start - row * length
-            _mask_run(y, x, mask, (start, end, at), scale)
+            _mask_run(pointer(y), pointer(x), mask, (start, end, large, at), scale)
             start = end
         fence()
 

@@ -1,7 +1,8 @@
 """Loads and stores of vectors and bits for Numba kernels.
 
-An index is an element of a flat array. Values are float32 or float64; float16 and bfloat16 are converted on the way
-(`normdrop._cpu.half`). With the JIT off, each function is its plain twin, as in `normdrop._cpu.simd`.
+An index is an element of a flat array, or of a pointer to a contiguous one. Values are float32 or float64; float16 and
+bfloat16 are converted on the way (`normdrop._cpu.half`). With the JIT off, each function is its plain twin, as in
+`normdrop._cpu.simd`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.extending import models, register_model
 
 from normdrop._cpu import half
 from normdrop._cpu.simd import LANES, VectorType, broadcast, compiled_as, keep_vectors_whole, vector_of
@@ -21,10 +23,55 @@ CACHE_LINE = 64  # bytes
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: ir.Type) -> Any:
+class PointerType(types.Type):
+    """Where an array's elements begin; unlike an array it has no reference count, which costs in short loops."""
+
+    def __init__(self, dtype: Any, mutable: bool) -> None:
+        self.dtype = dtype
+        self.mutable = mutable
+        super().__init__(name=f"Pointer({dtype}, {mutable})")
+
+
+@register_model(PointerType)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, pointer: PointerType) -> None:
+        super().__init__(manager, pointer, manager[pointer.dtype].get_data_type().as_pointer())
+
+
+def _data(context: Any, builder: Any, x: Any, value: Any) -> Any:
+    """Code for the address of the first element of an array, or of what a pointer points to."""
+    return value if isinstance(x, PointerType) else context.make_array(x)(context, builder, value).data
+
+
+def _pointer(context: Any, builder: Any, x: Any, value: Any, index: Any, target: ir.Type) -> Any:
     keep_vectors_whole(builder)
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
+    return builder.bitcast(builder.gep(_data(context, builder, x, value), [index]), target.as_pointer())
+
+
+def _pointer_typing(_typing_context: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _data(context, builder, x, args[0])
+
+    return PointerType(x.dtype, x.mutable)(x), codegen
+
+
+@compiled_as(_pointer_typing)
+def pointer(x: Any) -> Any:
+    """Return where the elements of a contiguous array begin; the functions of this module take it for a flat array."""
+    return x.reshape(-1)
+
+
+def _item_size_typing(_typing_context: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(_I64, x.dtype.bitwidth // 8)
+
+    return types.int64(x), codegen
+
+
+@compiled_as(_item_size_typing)
+def item_size(x: Any) -> Any:
+    """Return the bytes of an element, a constant in compiled code."""
+    return x.itemsize
 
 
 def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
@@ -208,9 +255,9 @@ def prefetch(x: Any, i: Any) -> None:
 
 def _address_typing(_typing_context: Any, x: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, _I64)
+        return builder.ptrtoint(_data(context, builder, x, args[0]), _I64)
 
-    return types.uint64(x), codegen
+    return types.int64(x), codegen
 
 
 @compiled_as(_address_typing)

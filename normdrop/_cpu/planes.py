@@ -12,7 +12,7 @@ from numba import prange
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, fence, load, load_part, prefetch, store, store_part
+from normdrop._cpu.memory import address, fence, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
@@ -22,7 +22,7 @@ from normdrop._cpu.plane_sums import (
     workspace_shape,
 )
 from normdrop._cpu.simd import LANES, splat, widen
-from normdrop._cpu.streaming import first_whole, put, streams
+from normdrop._cpu.streaming import first_whole, is_long, put, streams
 
 __all__ = [
     "backward",
@@ -47,19 +47,19 @@ def _ask(x: Any, i: Any, n: Any) -> None:
 
 
 @helper
-def _normalize_run(y: Any, x: Any, run: Any, vectors: Any, ahead: Any) -> None:
+def _normalize_run(y: Any, x: Any, run: Any, vectors: Any, hints: Any) -> None:
     """y = (x - mean) * scale + shift on run = [start, stop); vectors = (mean, scale, shift).
 
-    What lies `ahead` elements further will be needed next, and is prefetched. Four vectors are read before the first
-    of them is written: a load waits for a store before it whose address agrees with its own modulo 4096. A rest of
-    fewer than 16 elements is written together with the last ones before it, unless those were streamed.
+    hints = (elements from here to what is needed next, whether long runs are streamed). Four vectors are read before
+    the first of them is written: a load waits for a store before it whose address agrees with its own modulo 4096. A
+    rest of fewer than 16 elements is written together with the last ones before it, unless those were streamed.
     """
     i, stop = run
     means, scales, shifts = splat(vectors[0]), splat(vectors[1]), splat(vectors[2])
     if stop - i < LANES:
         store_part(y, i, normalized(widen(load_part(x, i, i, stop)), means, scales, shifts), i, stop)
         return
-    streaming = streams(y, x, stop - i)
+    ahead, streaming = hints[0], hints[1] and is_long(stop - i)
     head = first_whole(y, i, stop, streaming)
     if head > i:
         store_part(y, i, normalized(widen(load_part(x, i, i, head)), means, scales, shifts), i, head)
@@ -86,15 +86,16 @@ def _normalize_run(y: Any, x: Any, run: Any, vectors: Any, ahead: Any) -> None:
 
 
 @helper
-def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any, ahead: Any) -> None:
-    """dx of `_formulas.input_gradient` on run = [start, stop); vectors = (mean, mean_dy, slope, scale)."""
+def _gradient_run(arrays: Any, run: Any, vectors: Any, hints: Any) -> None:
+    """dx of `_formulas.input_gradient` on a run; arrays = (dx, dy, x), vectors = (mean, mean_dy, slope, scale)."""
+    dx, dy, x = arrays
     i, stop = run
     means, means_dy, slopes, scales = splat(vectors[0]), splat(vectors[1]), splat(vectors[2]), splat(vectors[3])
     if stop - i < LANES:
         x0, d0 = load_part(x, i, i, stop), load_part(dy, i, i, stop)
         store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, stop)
         return
-    streaming = streams(dx, x, stop - i) and address(dx) != address(dy)
+    ahead, streaming = hints[0], hints[1] and is_long(stop - i)
     head = first_whole(dx, i, stop, streaming)
     if head > i:
         x0, d0 = load_part(x, i, i, head), load_part(dy, i, i, head)
@@ -123,9 +124,9 @@ def _gradient_run(dx: Any, dy: Any, x: Any, run: Any, vectors: Any, ahead: Any) 
 
 
 @helper
-def _chunk(x: Any, chunk: Any) -> Any:
+def _chunk(shape: Any, chunk: Any) -> Any:
     """Elements of a task: [start, stop)."""
-    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
+    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, shape[0] * shape[1] * shape[2])
 
 
 @helper
@@ -135,27 +136,12 @@ def _plane_at(shape: Any, i: Any) -> Any:
     return plane % shape[1], plane * shape[2] + shape[2]
 
 
-@helper
-def _normalize_chunk(y: Any, x: Any, shape: Any, chunk: Any, vectors: Any) -> None:
-    """y = (x - mean) * scale + shift per channel on a chunk of flat arrays; vectors = (mean, scale, shift)."""
-    mean, scale, shift = vectors
-    start, stop = _chunk(x, chunk)
-    c, end = _plane_at(shape, start)
-    while start < stop:
-        _normalize_run(y, x, (start, min(end, stop)), (mean[c], scale[c], shift[c]), 0)
-        start = end
-        end += shape[2]
-        c = c + 1 if c + 1 < shape[1] else 0
-    fence()
-
-
 @kernel("PIP")
 def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
-    flat = x.reshape(x.size)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, flat, x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x), x.shape, task // blocks, task % blocks)
     for c in range(x.shape[1]):
         statistics[0, c], statistics[1, c] = merged_moments(work, x.shape, c)
 
@@ -163,9 +149,17 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 @kernel("OIpP")
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    large = streams(y, x)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (vectors[0], vectors[1], vectors[2]))
+        start, stop = _chunk(x.shape, chunk)
+        c, end = _plane_at(x.shape, start)
+        while start < stop:
+            numbers = vectors[0, c], vectors[1, c], vectors[2, c]
+            _normalize_run(pointer(y), pointer(x), (start, min(end, stop)), numbers, (0, large))
+            start = end
+            end += x.shape[2]
+            c = c + 1 if c + 1 < x.shape[1] else 0
+        fence()
 
 
 @helper
@@ -185,20 +179,21 @@ def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
 def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    large = streams(y, x)
     at_once = _channels_at_once(x.shape)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_moments(work, flat_x, x.shape, c, b)
+                block_moments(work, pointer(x), x.shape, c, b)
             _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
             work[c, 0] = affine[0, c] * statistics[2, c]
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], affine[1, c]
-                _normalize_run(flat_y, flat_x, (start, start + inner), vectors, (end - first) * inner)
+                hints = (end - first) * inner, large
+                _normalize_run(pointer(y), pointer(x), (start, start + inner), vectors, hints)
         fence()
 
 
@@ -206,24 +201,31 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
 def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     blocks = n_blocks(x.shape)
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    large = streams(y, x)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, flat_x, x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x), x.shape, task // blocks, task % blocks)
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
         work[c, 0] = affine[0, c] * statistics[2, c]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        _normalize_chunk(flat_y, flat_x, x.shape, chunk, (statistics[0], work[:, 0], affine[1]))
+        start, stop = _chunk(x.shape, chunk)
+        c, end = _plane_at(x.shape, start)
+        while start < stop:
+            numbers = statistics[0, c], work[c, 0], affine[1, c]
+            _normalize_run(pointer(y), pointer(x), (start, min(end, stop)), numbers, (0, large))
+            start = end
+            end += x.shape[2]
+            c = c + 1 if c + 1 < x.shape[1] else 0
+        fence()
 
 
 @kernel("PIIpP")
 def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
-    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
     for task in prange(x.shape[1] * blocks):
         c = task // blocks
-        block_gradients(work, flat_dy, flat_x, (x.shape, c, task % blocks), statistics[0, c])
+        block_gradients(work, pointer(dy), pointer(x), (x.shape, c, task % blocks), statistics[0, c])
     for c in range(x.shape[1]):
         _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
 
@@ -246,20 +248,21 @@ def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
-    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
+    large = streams(dx, x) and address(dx) != address(dy)
     at_once = _channels_at_once(x.shape)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_gradients(work, flat_dy, flat_x, (x.shape, c, b), statistics[0, c])
+                block_gradients(work, pointer(dy), pointer(x), (x.shape, c, b), statistics[0, c])
             _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
             _, work[c, 0], work[c, 1], _ = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], work[c, 1], gamma[c] * statistics[2, c]
-                _gradient_run(flat_dx, flat_dy, flat_x, (start, start + inner), vectors, (end - first) * inner)
+                hints = (end - first) * inner, large
+                _gradient_run((pointer(dx), pointer(dy), pointer(x)), (start, start + inner), vectors, hints)
         fence()
 
 
@@ -268,18 +271,18 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     _, n_channels, inner = x.shape
     blocks = n_blocks(x.shape)
-    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
+    large = streams(dx, x) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
         channel = task // blocks
-        block_gradients(work, flat_dy, flat_x, (x.shape, channel, task % blocks), statistics[0, channel])
+        block_gradients(work, pointer(dy), pointer(x), (x.shape, channel, task % blocks), statistics[0, channel])
     for channel in range(n_channels):
         _finish_sums(sums, channel, merged_gradients(work, x.shape, channel), statistics[2, channel])
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = _chunk(x, chunk)
+        start, stop = _chunk(x.shape, chunk)
         c, end = _plane_at(x.shape, start)
         while start < stop:
             vectors = _gradient_vectors(sums, c, np.float64(x.shape[0] * inner), (statistics, gamma))
-            _gradient_run(flat_dx, flat_dy, flat_x, (start, min(end, stop)), vectors, 0)
+            _gradient_run((pointer(dx), pointer(dy), pointer(x)), (start, min(end, stop)), vectors, (0, large))
             start = end
             end += inner
             c = c + 1 if c + 1 < n_channels else 0

@@ -14,7 +14,7 @@ from numba import prange
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, fence, load, load_part, store_part
+from normdrop._cpu.memory import address, fence, load, load_part, pointer, store_part
 from normdrop._cpu.row_sums import (
     BEYOND,
     merge_gradients,
@@ -27,7 +27,7 @@ from normdrop._cpu.row_sums import (
     workspace_shape,
 )
 from normdrop._cpu.simd import LANES, widen
-from normdrop._cpu.streaming import first_whole, put, streams
+from normdrop._cpu.streaming import first_whole, is_long, put, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
 
@@ -62,7 +62,7 @@ def _wrapped(v: Any, width: Any) -> Any:
 @helper
 def _by_strips(y: Any, x: Any, width: Any) -> Any:
     """Whether rows are taken in strips; what is streamed is written in the order of memory."""
-    return width > _STRIP and not streams(y, x, x.size)
+    return width > _STRIP and not streams(y, x)
 
 
 @helper
@@ -90,14 +90,14 @@ def _normalized_at(x: Any, v: Any, vectors: Any) -> Any:
 
 @helper
 def _normalize_run(y: Any, x: Any, run: Any, columns: Any, vectors: Any) -> None:
-    """y = (x - mean) * scale + shift on run = [start, stop); columns = (first, width).
+    """y = (x - mean) * scale + shift on run = (start, stop, whether long runs are streamed); columns = (first, width).
 
     Four vectors are read before the first of them is written: a load waits for a store before it whose address agrees
     with its own modulo 4096, as happens all the time in a loop over two arrays.
     """
-    i, stop = run
+    i, stop = run[0], run[1]
     v, width = columns
-    streaming = streams(y, x, stop - i)
+    streaming = run[2] and is_long(stop - i)
     head = first_whole(y, i, stop, streaming)
     if head > i:
         store_part(y, i, _normalized_at(load_part(x, i, i, head), v, vectors), i, head)
@@ -123,10 +123,11 @@ def _normalize_run(y: Any, x: Any, run: Any, columns: Any, vectors: Any) -> None
 def _normalize_task(y: Any, x: Any, task: Any, width: Any, vectors: Any) -> None:
     """y = (x - mean) * scale + shift per column on a task's elements; vectors = (mean, scale, shift)."""
     first, end, step, length = _runs(y, x, width, task)
+    large = streams(y, x)
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
-            _normalize_run(y, x, (start, stop), (start % width, width), vectors)
+            _normalize_run(pointer(y), pointer(x), (start, stop, large), (start % width, width), vectors)
     fence()
 
 
@@ -141,9 +142,9 @@ def _gradient_at(dy: Any, x: Any, v: Any, vectors: Any) -> Any:
 def _gradient_run(arrays: Any, run: Any, columns: Any, vectors: Any) -> None:
     """dx of `_formulas.input_gradient` on a run as of `_normalize_run`; arrays = (dx, dy, x)."""
     dx, dy, x = arrays
-    i, stop = run
+    i, stop = run[0], run[1]
     v, width = columns
-    streaming = streams(dx, x, stop - i) and address(dx) != address(dy)
+    streaming = run[2] and is_long(stop - i)
     head = first_whole(dx, i, stop, streaming)
     if head > i:
         d0, x0 = load_part(dy, i, i, head), load_part(x, i, i, head)
@@ -171,11 +172,14 @@ def _gradient_run(arrays: Any, run: Any, columns: Any, vectors: Any) -> None:
 @helper
 def _gradient_task(arrays: Any, task: Any, width: Any, vectors: Any) -> None:
     """dx of `_formulas.input_gradient` on a task's elements; vectors = (mean, mean_dy, slope, scale)."""
-    first, end, step, length = _runs(arrays[0], arrays[2], width, task)
+    dx, dy, x = arrays
+    first, end, step, length = _runs(dx, x, width, task)
+    large = streams(dx, x) and address(dx) != address(dy)
+    pointers = pointer(dx), pointer(dy), pointer(x)
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
-            _gradient_run(arrays, (start, stop), (start % width, width), vectors)
+            _gradient_run(pointers, (start, stop, large), (start % width, width), vectors)
     fence()
 
 
@@ -191,19 +195,19 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 @kernel("OIpP")
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
     spread = work[-4], work[-3], work[-2]
     for k in range(3):
         _spread(spread[k], vectors[k], x.shape)
     width = width_of(x.shape)
-    for task in prange(_n_tasks(flat_y, flat_x, width)):
-        _normalize_task(flat_y, flat_x, task, width, spread)
+    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2])
+    for task in prange(_n_tasks(y, x, width)):
+        _normalize_task(y, x, task, width, pointers)
 
 
 @kernel("OIPpPf")
 def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel. Parallel over tiles, then over chunks."""
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    flat_x = x.reshape(x.size)
     for task in prange(n_tiles(x.shape)):
         tile_moments(work, flat_x, x.shape, tile_of(x.shape, task))
     merge_moments(statistics, work, x.shape)
@@ -217,8 +221,9 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
     _spread(spread[1], scale, x.shape)
     _spread(spread[2], affine[1], x.shape)
     width = width_of(x.shape)
-    for task in prange(_n_tasks(flat_y, flat_x, width)):
-        _normalize_task(flat_y, flat_x, task, width, spread)
+    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2])
+    for task in prange(_n_tasks(y, x, width)):
+        _normalize_task(y, x, task, width, pointers)
 
 
 @kernel("PIIpP")
@@ -235,7 +240,7 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks."""
     n_channels, n = x.shape[1], np.float64(x.shape[0] * x.shape[2])
-    flat_dx, flat_dy, flat_x = dx.reshape(x.size), dy.reshape(x.size), x.reshape(x.size)
+    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
     _spread(work[-2], statistics[0], x.shape)
     for task in prange(n_tiles(x.shape)):
         tile_gradients(work, flat_dy, flat_x, x.shape, tile_of(x.shape, task))
@@ -252,5 +257,6 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         vector[c] = gamma[c] * statistics[2, c]
     _spread(spread[3], vector, x.shape)
     width = width_of(x.shape)
-    for task in prange(_n_tasks(flat_dx, flat_x, width)):
-        _gradient_task((flat_dx, flat_dy, flat_x), task, width, spread)
+    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2]), pointer(spread[3])
+    for task in prange(_n_tasks(dx, x, width)):
+        _gradient_task((dx, dy, x), task, width, pointers)

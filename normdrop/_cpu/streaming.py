@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import CACHE_LINE, address, store, stream
+from normdrop._cpu.memory import CACHE_LINE, address, item_size, store, stream
 from normdrop._cpu.simd import LANES
 
 _LARGE = 3 << 22  # bytes; with the input, most of a usual last-level cache
@@ -20,9 +18,15 @@ _LONG = 32 * LANES  # elements of a run, of which the first and the last line ar
 
 
 @helper
-def streams(y: Any, x: Any, n: Any) -> Any:
-    """Whether runs of n elements of `y` are to be streamed; not in place, where their lines have just been read."""
-    return n >= _LONG and y.size * y.itemsize > _LARGE and address(y) != address(x)
+def streams(y: Any, x: Any) -> Any:
+    """Whether long runs of the array `y` are to be streamed; not in place, where their lines have just been read."""
+    return y.size * item_size(y) > _LARGE and address(y) != address(x)
+
+
+@helper
+def is_long(n: Any) -> Any:
+    """Whether a run of n elements is worth streaming."""
+    return n >= _LONG
 
 
 @helper
@@ -30,8 +34,8 @@ def first_whole(y: Any, start: Any, stop: Any, streaming: Any) -> Any:
     """Where in [start, stop] whole cache lines begin, at most 15 further; `start` if a short run is not worth it."""
     if not streaming and stop - start < 4 * _LONG:
         return start
-    unit = min(CACHE_LINE // y.itemsize, LANES)
-    return start + (unit - (np.int64(address(y)) // y.itemsize + start) % unit) % unit
+    unit = min(CACHE_LINE // item_size(y), LANES)
+    return start + (unit - (address(y) // item_size(y) + start) % unit) % unit
 
 
 @helper

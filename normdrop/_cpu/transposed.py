@@ -15,10 +15,10 @@ from numba import prange
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import PARALLEL_SIZE, helper, kernel, threads
 from normdrop._cpu.mask_law import GROUP, group_bits
-from normdrop._cpu.memory import fence, load, load_part, splat_for, store_part
+from normdrop._cpu.memory import fence, load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES, keep, lane_bits
-from normdrop._cpu.streaming import first_whole, put, streams
+from normdrop._cpu.streaming import first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
 
@@ -56,27 +56,31 @@ def _draw(words: Any, stride: Any, places: Any, law: Any) -> None:
 
 
 @helper
-def _apply(y: Any, x: Any, run: Any, words: Any, e: Any, scale: Any) -> None:
-    """y = scale * x where bit e of the column's word is set, else +0; run = (start, columns)."""
-    start, n_columns = run
+def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
+    """y = scale * x where bit e of the column's word is set, else +0.
+
+    run = (start, columns, whether long runs are streamed), law = (first word, e, scale).
+    """
+    start, n_columns, large = run
+    word, e, scale = law
     factors = splat_for(x, scale)
     stop = start + n_columns
-    streaming = streams(y, x, n_columns)
+    streaming = large and is_long(n_columns)
     i = first_whole(y, start, stop, streaming)
     if i > start:
-        store_part(y, start, keep(lane_bits(words, 0, e), load_part(x, start, start, i) * factors), start, i)
+        store_part(y, start, keep(lane_bits(words, word, e), load_part(x, start, start, i) * factors), start, i)
     while i + LANES <= stop:
-        put(y, i, keep(lane_bits(words, i - start, e), load(x, i) * factors), streaming)
+        put(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
         i += LANES
     if i < stop:
-        store_part(y, i, keep(lane_bits(words, i - start, e), load_part(x, i, i, stop) * factors), i, stop)
+        store_part(y, i, keep(lane_bits(words, word + i - start, e), load_part(x, i, i, stop) * factors), i, stop)
 
 
 @kernel("OInnnnfh")
 def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
-    flat_y, flat_x = y.reshape(x.size), x.reshape(x.size)
+    large = streams(y, x)
     p_blocks = (p + _POSITIONS - 1) // _POSITIONS
     q_blocks = (q + _COLUMNS - 1) // _COLUMNS
     n_tasks = x.shape[0] * p_blocks * q_blocks
@@ -92,7 +96,8 @@ def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, thresho
             _draw(words, stride, ((a * q + q0) * p + p0, p, n, n_columns), (key0, key1, call, threshold))
             for e in range(n):
                 start = (a * p + p0 + e) * q + q0
-                _apply(flat_y, flat_x, (start, n_columns), words[e // LANES * stride :], e % LANES, scale)
+                law = e // LANES * stride, e % LANES, scale
+                _apply(pointer(y), pointer(x), (start, n_columns, large), words, law)
         fence()
 
 
