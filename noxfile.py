@@ -9,8 +9,8 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 TESTS = ".[demo,test,peers]"
-# Left out where only kernels matter: the demo, tests that set up processes of their own, and the reference.
-OWN = ["demo", "imports", "kernel_cache", "launch", "processes"]
+# Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
+OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes"]
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
@@ -80,7 +80,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench_smoke(session: nox.Session) -> None:
     """Run every benchmark once, on the package as installed here; the numbers mean nothing."""
-    session.install(".[bench]")
+    session.install(".[asv]")
     session.chdir("benchmarks")
     session.run("asv", "machine", "--yes")
     session.run("asv", "run", "--quick", "--show-stderr", "--environment", "existing:python", *session.posargs)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m normdrop demo`` and ``python -m normdrop info``."""
+"""The command line: ``python -m normdrop demo``, ``bench`` and ``info``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +40,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Dropout and batch normalization for NumPy arrays.",
         epilog="Each command has its own help, for example: python -m normdrop demo --help",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,info}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,bench,info}")
+    _add_demo(commands)
+    _add_bench(commands)
+    _add_info(commands)
+    return parser
 
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="train small networks on real data, with and without the layers",
@@ -71,6 +78,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
 
+
+def _add_bench(commands: Any) -> None:
+    from normdrop.bench.peers import ENTRIES
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure the passes on this machine, beside a copy and other libraries",
+        description="Time the passes of both layers on this machine, beside a copy of the same array and beside the\n"
+        "libraries that are installed: NumPy formulas, PyTorch, torch.compile and JAX, all on the CPU.\n"
+        "Print tables; write them, a plot and all numbers.",
+        epilog="examples:\n"
+        "  python -m normdrop bench                              about 10 minutes on two cores\n"
+        "  python -m normdrop bench --quick                      about half a minute, few shapes\n"
+        "  python -m normdrop bench --only batch_norm --peers torch,jax\n"
+        "  python -m normdrop bench --quick --json > numbers.json\n"
+        "Close other programs first. Kernels are compiled before they are timed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("--quick", action="store_true", help="measure few shapes in few rounds, for a first look")
+    bench.add_argument(
+        "--peers",
+        type=_peers,
+        metavar="LIST",
+        help=f"other libraries to measure, of {','.join(ENTRIES)}, or none (default: all that are installed; "
+        "without torch.compile for --quick)",
+    )
+    bench.add_argument(
+        "--only", default="", metavar="TEXT", help="measure only passes with this in their name, such as batch_norm"
+    )
+    bench.add_argument(
+        "--output",
+        type=Path,
+        default=Path("normdrop-bench"),
+        metavar="DIR",
+        help="folder for table.md, plot.png and results.json, made if it is not there (default: normdrop-bench)",
+    )
+    bench.add_argument("--json", action="store_true", help="print the numbers as JSON instead of the tables")
+    bench.set_defaults(command=_bench)
+
+
+def _add_info(commands: Any) -> None:
     info = commands.add_parser(
         "info",
         help="print versions, processor, threads and cache",
@@ -80,7 +128,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     info.set_defaults(command=_info)
-    return parser
 
 
 def _seed(text: str) -> int:
@@ -93,30 +140,65 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _peers(text: str) -> list[str]:
+    from normdrop.bench.peers import ENTRIES
+
+    names = [] if text == "none" else text.split(",")
+    if unknown := [name for name in names if name not in ENTRIES]:
+        raise argparse.ArgumentTypeError(f"must be none or some of {','.join(ENTRIES)}; got {','.join(unknown)!r}")
+    return names
+
+
 def _fail(message: str, status: int = 2) -> int:
     print(f"python -m normdrop: {message}", file=sys.stderr)
     return status
 
 
-def _demo(options: argparse.Namespace) -> int:
-    packages = {"rich": "rich", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+def _obstacle(task: str, packages: Mapping[str, str], output: Path) -> str:
+    """Say what keeps a command from running: packages of its extra (by module), or its folder; "" if nothing does."""
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
-        return _fail(f'the demo needs {" and ".join(missing)}; install with: pip install "normdrop[demo]"')
+        return f'the {task} needs {" and ".join(missing)}; install with: pip install "normdrop[{task}]"'
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        return _fail(f"--output: {options.output} is a file, not a folder")
+        return f"--output: {output} is a file, not a folder"
     except OSError as error:
-        return _fail(f"--output: cannot make the folder {options.output}: {error.strerror}")
-    if not os.access(options.output, os.W_OK):
-        return _fail(f"--output: cannot write into the folder {options.output}")
+        return f"--output: cannot make the folder {output}: {error.strerror}"
+    return "" if os.access(output, os.W_OK) else f"--output: cannot write into the folder {output}"
+
+
+def _tolerate_characters() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for consoles without "±"
+
+
+def _demo(options: argparse.Namespace) -> int:
+    packages = {"rich": "rich", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+    if obstacle := _obstacle("demo", packages, options.output):
+        return _fail(obstacle)
+    _tolerate_characters()
 
     from normdrop.demo import command, settings
 
     command.run(settings.QUICK if options.quick else settings.FULL, options.seed, options.output)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from normdrop.bench import cases, settings
+
+    chosen = settings.QUICK if options.quick else settings.FULL
+    if not any(chosen.cases(options.only)):
+        names = ", ".join(operation.name for operation in cases.PASSES)
+        return _fail(f"--only: no pass has {options.only!r} in its name; there are: {names}")
+    if obstacle := _obstacle("bench", {"rich": "rich", "matplotlib": "matplotlib"}, options.output):
+        return _fail(obstacle)
+    _tolerate_characters()
+
+    from normdrop.bench import command
+
+    command.run(chosen, options.output, peers=options.peers, only=options.only, as_json=options.json)
     return 0
 
 
@@ -151,6 +233,9 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "threads", f"{launch.threads()} of {numba.config.NUMBA_NUM_THREADS}"
     yield "threading layer", layer
     yield "parallel kernels", f"{'yes' if safe else 'no'}: {reason}"
+    pool = normdrop.pool_info()
+    outputs = f"{pool.recycled} of {pool.recycled + pool.fresh} large outputs so far took memory of earlier ones"
+    yield "output pool", f"{pool.limit >> 20} MiB may lie idle; {outputs}" if pool.limit else "off"
     yield "kernel cache", launch.cache_folder() or "none: kernels are compiled anew in every process"
     yield "CUDA", "not implemented yet in this version; all arrays are processed on the CPU"
 

@@ -1,0 +1,102 @@
+"""What can be measured: passes on shapes."""
+
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of a layer.
+
+    Attributes
+    ----------
+    name : str
+        Name in the tables.
+    method : str
+        The method of a library that prepares it.
+    arguments : tuple of float
+        What that method takes beside the batch: p of dropout.
+    """
+
+    name: str
+    method: str
+    arguments: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Shapes of one kind, and the passes that are measured on each of them.
+
+    Attributes
+    ----------
+    name : str
+        Name in the tables.
+    shapes : tuple of tuple of int
+        Shapes, channels on axis 1.
+    passes : tuple of Pass
+        The passes.
+    channels_last : bool
+        Whether the memory is that of (N, H, W, C), of which (N, C, H, W) is a view.
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    passes: tuple[Pass, ...]
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pass on one shape; the attributes are those of `Family`.
+
+    Attributes
+    ----------
+    family : str
+        Name of the family.
+    operation : Pass
+        The pass.
+    shape : tuple of int
+        Shape of the input.
+    channels_last : bool
+        As in `Family`.
+    """
+
+    family: str
+    operation: Pass
+    shape: Shape
+    channels_last: bool = False
+
+
+def matches(operation: Pass, only: str) -> bool:
+    """Say whether a pass is wanted.
+
+    Parameters
+    ----------
+    operation : Pass
+        The pass.
+    only : str
+        Part of the names of those that are wanted; "_" counts as a space.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
+    return only.lower().replace("_", " ") in operation.name
+
+
+LOW = Pass("dropout forward, p=0.1", "dropout", (0.1,))
+HALF = Pass("dropout forward, p=0.5", "dropout", (0.5,))
+BACK = Pass("dropout backward", "dropout_backward", (0.5,))
+CHANNELS = Pass("channel dropout forward", "channel_dropout", (0.5,))
+NORM = Pass("batch norm forward", "batch_norm")
+NORM_BACK = Pass("batch norm backward", "batch_norm_backward")
+INFERENCE = Pass("batch norm inference", "batch_norm_inference")
+
+DROPOUT = (LOW, HALF, BACK)
+BATCH_NORM = (NORM, NORM_BACK, INFERENCE)
+PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM)
+
+# The families that differ in nothing but size, for the plot.
+IN_CACHE, IN_MEMORY, GROWING = "dropout, in cache", "dropout, in memory", "batch norm, growing images"

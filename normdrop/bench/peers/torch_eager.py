@@ -1,0 +1,108 @@
+"""PyTorch on the CPU, called as its users call it."""
+# What each method prepares is said by its name.
+# ruff: noqa: D102
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from normdrop.bench.batch import Batch
+from normdrop.bench.protocol import Call
+
+
+class PyTorch:
+    """PyTorch's functions; backward passes are the operations that its autograd calls.
+
+    Parameters
+    ----------
+    n_threads : int
+        On how many threads it runs.
+
+    Attributes
+    ----------
+    name, version : str
+        As in `Peer`.
+    """
+
+    name = "PyTorch"
+    version = str(torch.__version__)
+
+    def __init__(self, n_threads: int) -> None:
+        torch.set_num_threads(n_threads)
+
+    def _ready(self, function: Callable[..., object], *arguments: Any) -> Call:
+        """Bind arguments; a subclass compiles the function."""
+        return lambda: function(*arguments)
+
+    def copy(self, batch: Batch) -> Call:
+        """Prepare a copy of the input on all threads.
+
+        Parameters
+        ----------
+        batch : Batch
+            Whose input is copied.
+
+        Returns
+        -------
+        callable
+            What is timed.
+        """
+        y, x = torch.from_numpy(batch.buffer()), torch.from_numpy(batch.x)
+        return lambda: y.copy_(x)
+
+    def dropout(self, batch: Batch, p: float) -> Call:
+        return self._ready(lambda x: torch.nn.functional.dropout(x, p, True), torch.from_numpy(batch.x))
+
+    def channel_dropout(self, batch: Batch, p: float) -> Call:
+        return self._ready(lambda x: torch.nn.functional.dropout2d(x, p, True), torch.from_numpy(batch.x))
+
+    def dropout_backward(self, batch: Batch, p: float) -> Call:
+        dy = torch.from_numpy(batch.dy)
+        kept = torch.rand_like(dy) >= p
+        scale = 1 / (1 - p)
+        return self._ready(lambda dy, kept: torch.ops.aten.native_dropout_backward(dy, kept, scale), dy, kept)
+
+    def batch_norm(self, batch: Batch) -> Call:
+        return self._normalize(batch, training=True)
+
+    def batch_norm_inference(self, batch: Batch) -> Call:
+        return self._normalize(batch, training=False)
+
+    def _normalize(self, batch: Batch, *, training: bool) -> Call:
+        def normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any) -> object:
+            return torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training, 0.1, 1e-5)
+
+        return self._ready(normalize, torch.from_numpy(batch.x), *_vectors(batch))
+
+    def batch_norm_backward(self, batch: Batch) -> Call:
+        x, dy = torch.from_numpy(batch.x), torch.from_numpy(batch.dy)
+        mean, var, gamma, beta = _vectors(batch)
+        saved = torch.native_batch_norm(x, gamma, beta, mean, var, True, 0.1, 1e-5)[1:]
+
+        def backward(dy: Any, x: Any, gamma: Any, mean: Any, var: Any, *saved: Any) -> object:
+            return torch.ops.aten.native_batch_norm_backward(
+                dy, x, gamma, mean, var, *saved, True, 1e-5, [True, True, True]
+            )
+
+        return self._ready(backward, dy, x, gamma, mean, var, *saved)
+
+
+def _vectors(batch: Batch) -> list[Any]:
+    return [torch.from_numpy(v.copy()) for v in (batch.mean, batch.var, batch.gamma, batch.beta)]
+
+
+def make(n_threads: int) -> PyTorch:
+    """Make it.
+
+    Parameters
+    ----------
+    n_threads : int
+        On how many threads it runs.
+
+    Returns
+    -------
+    PyTorch
+        The peer.
+    """
+    return PyTorch(n_threads)

@@ -1,0 +1,132 @@
+"""What is measured in a full run and in a quick one, and for how long."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from normdrop.bench.cases import (
+    BACK,
+    BATCH_NORM,
+    CHANNELS,
+    DROPOUT,
+    GROWING,
+    HALF,
+    IN_CACHE,
+    IN_MEMORY,
+    NORM,
+    NORM_BACK,
+    Case,
+    Family,
+    matches,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how much.
+
+    Attributes
+    ----------
+    families : tuple of Family
+        What is measured beside a copy and other libraries.
+    on_threads : tuple of Case
+        What is measured on one thread and on all.
+    rounds : int
+        Rounds, in each of which all sides of a case take their turn.
+    seconds : float
+        Time for the calls of a side in a round, if more than one call fits in.
+    longest : float
+        Time for the calls of another library in all rounds of a case. One that is slower takes part in fewer rounds,
+        but at least in `fewest`.
+    fewest : int
+        Least number of rounds.
+    peers : tuple of str
+        Keys of the other libraries that take part if none are named.
+    """
+
+    families: tuple[Family, ...]
+    on_threads: tuple[Case, ...]
+    rounds: int
+    seconds: float
+    longest: float
+    fewest: int
+    peers: tuple[str, ...]
+
+    def cases(self, only: str = "") -> Iterator[Case]:
+        """List the cases, those of one shape one after another.
+
+        Parameters
+        ----------
+        only : str, default ""
+            Part of the names of the passes that are wanted; "_" counts as a space.
+
+        Yields
+        ------
+        Case
+            What is to be measured beside a copy and other libraries.
+        """
+        for family in self.families:
+            for shape in family.shapes:
+                for operation in family.passes:
+                    if matches(operation, only):
+                        yield Case(family.name, operation, shape, family.channels_last)
+
+
+# Dropout of elements knows no channels: where memory has no gaps, only the size matters to it, so that it is measured
+# on flat arrays.
+FULL = Settings(
+    families=(
+        Family(
+            "channels first",
+            (
+                (32, 64, 112, 112),
+                (32, 64, 56, 56),
+                (32, 256, 56, 56),
+                (32, 512, 28, 28),
+                (32, 1024, 14, 14),
+                (32, 2048, 7, 7),
+            ),
+            (CHANNELS, *BATCH_NORM),
+        ),
+        Family(
+            "channels last", ((32, 64, 56, 56), (32, 512, 28, 28)), (HALF, CHANNELS, *BATCH_NORM), channels_last=True
+        ),
+        Family("rows", ((128, 1024), (4096, 1024), (1_000_000, 8)), BATCH_NORM),
+        Family("few channels", ((32, 1, 224, 224), (32, 3, 224, 224)), BATCH_NORM),
+        Family("a batch of 2", ((2, 256, 56, 56),), BATCH_NORM),
+        Family(IN_CACHE, tuple((1 << n,) for n in (10, 12, 14, 16, 18, 20)), DROPOUT),
+        Family(IN_MEMORY, tuple((1 << n,) for n in (22, 24, 26)), DROPOUT),
+        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in range(9)), (NORM, NORM_BACK)),
+        Family("small calls", ((32, 32),), (HALF, BACK, *BATCH_NORM)),
+    ),
+    on_threads=tuple(
+        Case(place, operation, shape)
+        for place, shape, operations in (
+            ("in cache", (1 << 18,), (HALF, BACK)),
+            ("in cache", (32, 32, 16, 16), BATCH_NORM),
+            ("in memory", (1 << 24,), (HALF, BACK)),
+            ("in memory", (32, 64, 56, 56), BATCH_NORM),
+        )
+        for operation in operations
+    ),
+    rounds=15,
+    seconds=0.004,
+    longest=3.0,
+    fewest=5,
+    peers=("numpy", "torch", "torch.compile", "jax"),
+)
+QUICK = Settings(
+    families=(
+        Family("channels first", ((32, 64, 56, 56),), (CHANNELS, *BATCH_NORM)),
+        Family("rows", ((128, 1024),), (NORM, NORM_BACK)),
+        Family(IN_CACHE, tuple((1 << n,) for n in (14, 18)), (HALF, BACK)),
+        Family(IN_MEMORY, ((1 << 22,),), (HALF, BACK)),
+        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in (2, 4, 6)), (NORM, NORM_BACK)),
+        Family("small calls", ((32, 32),), (HALF, NORM)),
+    ),
+    on_threads=tuple(case for case in FULL.on_threads if case.operation in (HALF, NORM)),
+    rounds=5,
+    seconds=0.002,
+    longest=0.5,
+    fewest=3,
+    peers=("numpy", "torch", "jax"),  # torch.compile takes seconds for each case
+)
