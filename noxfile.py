@@ -10,7 +10,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
-OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes"]
+OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes", "vectorized", "warmup"]
+OWN += ["half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
@@ -36,6 +37,12 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests, with compiled kernels."""
     _pytest(session)
+
+
+@nox.session
+def tests_cold(session: nox.Session) -> None:
+    """Run the tests that compile many kernels anew, such as those for other processors."""
+    _pytest(session, "-m", "cold")
 
 
 @nox.session

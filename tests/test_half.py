@@ -422,6 +422,8 @@ def digests():
 
 
 @pytest.mark.jit
+@pytest.mark.cold
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [{"NUMBA_DISABLE_JIT": "1"}, pytest.param({"NUMBA_CPU_NAME": "generic"}, marks=pytest.mark.slow)],

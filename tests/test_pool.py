@@ -10,6 +10,8 @@ import pytest
 import normdrop
 from normdrop import _pool, functional
 
+pytestmark = pytest.mark.jit  # so large arrays take too long without
+
 SHAPE = (512, 1024)  # float32: 2 MiB
 N_BYTES = 4 * 512 * 1024
 

@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.jit,
+    pytest.mark.cold,
     pytest.mark.slow,
     pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names of x86 instructions"),
 ]

@@ -44,6 +44,8 @@ CASES = {
 }
 
 
+@pytest.mark.cold
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("operation", CASES)
 def test_after_warmup_the_operations_compile_nothing_more(operation, parallel):
