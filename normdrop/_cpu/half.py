@@ -53,11 +53,12 @@ def to_values(bits: Array) -> Array:
 
 def to_bits(values: Array, dtype: np.dtype[Any]) -> Array:
     """Plain twin of `written`: values rounded to what an array of this dtype holds."""
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    values = values.astype(np.float32)
-    if dtype == np.uint16:
-        return values.astype(np.float16).view(np.uint16)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, in silence as in compiled code
+        if dtype.kind == "f":
+            return values.astype(dtype)
+        values = values.astype(np.float32)
+        if dtype == np.uint16:
+            return values.astype(np.float16).view(np.uint16)
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(values), bits >> np.uint32(16) | np.uint32(0x40), rounded).astype(np.uint16).view(np.int16)
