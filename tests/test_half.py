@@ -32,7 +32,7 @@ CONVERSIONS = (
     EXPECTED
     + """
 from normdrop._cpu.half import stored
-from normdrop._cpu.launch import helper
+from numba import njit
 from normdrop._cpu.memory import element, load, load_part, store, store_part, stream
 from normdrop._cpu.simd import widen
 
@@ -43,28 +43,28 @@ except ImportError:
 else:
     DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
-@helper
+@njit
 def copy(y, x):
     for i in range(0, x.size, 16):
         store(y, np.uint64(i), load(x, np.uint64(i)))
 
-@helper
+@njit
 def copy_wide(y, x):
     for i in range(0, x.size, 16):
         store(y, np.uint64(i), widen(load(x, np.uint64(i))))
 
-@helper
+@njit
 def copy_parts(y, x):
     for i in range(0, x.size, 16):
         store_part(y, i, load_part(x, i, i, i + 5), i, i + 5)
         store_part(y, i, load_part(x, i, i + 5, i + 16), i + 5, i + 16)
 
-@helper
+@njit
 def copy_past_caches(y, x):
     for i in range(0, x.size, 16):
         stream(y, np.uint64(i), load(x, np.uint64(i)))
 
-@helper
+@njit
 def copy_elements(y, x):
     for i in range(x.size):
         y[i] = element(x, np.uint64(i))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 from normdrop import _reference
 from normdrop._cpu import plane_sums, planes, row_sums, rows, transposed
-from normdrop._cpu.launch import helper
 
 LAW = runpy.run_path(str(Path(__file__).parent / "make_golden_masks.py"))  # plain integers, the text of the law
 
@@ -34,38 +34,39 @@ def some(n: int) -> list[int]:
 # What kernels do with these functions: all arguments are int64, and so are products of them.
 
 
-@helper
+@njit
 def block_of(shape, channel, b):
     return plane_sums._block(shape, channel, b)
 
 
-@helper
+@njit
 def tiling_of(shape):
     return plane_sums._tiling(shape), plane_sums.n_blocks(shape)
 
 
-@helper
+@njit
 def chunk_of(x, shape, chunk):
     start, stop = planes._chunk(shape, chunk)
     return start, stop, planes._plane_at(shape, start), planes._plane_at(shape, stop - 1)
 
 
-@helper
+@njit
 def rows_of(shape, b):
-    return row_sums._geometry(shape), row_sums.width_of(shape), row_sums.n_tiles(shape), row_sums._block_rows(shape, b)
+    grid = row_sums.grid_of(shape)
+    return grid, row_sums.n_tiles(grid), row_sums._block_rows(grid, b)
 
 
-@helper
+@njit
 def tile_of(shape, task):
-    return row_sums.tile_of(shape, task)
+    return row_sums.tile_of(row_sums.grid_of(shape), task)
 
 
-@helper
+@njit
 def runs_of(y, x, width, task):
     return rows._n_tasks(y, x, width), rows._runs(y, x, width, task)
 
 
-@helper
+@njit
 def draw(words, stride, places, law):
     transposed._draw(words, stride, places, law)
 
@@ -117,13 +118,15 @@ def test_chunks_of_planes_tile_the_array_and_know_their_channel(shape) -> None:
 def test_blocks_of_rows_and_their_tiles_hold_every_element_once(shape) -> None:
     outer, n_channels, inner = shape
     size = outer * n_channels * inner
-    (width, per_block, n_blocks), same, n_tiles, _ = rows_of(shape, 0)
-    assert (width, per_block, n_blocks) == row_sums.geometry(shape)
-    assert same == width
+    grid, n_tiles, _ = rows_of(shape, 0)
+    assert grid == row_sums.geometry(shape)
+    same, width, stride, per_block, n_blocks = grid
+    assert same == size
+    assert stride >= width + row_sums.BEYOND
     assert width % (n_channels * inner) == 0
     assert (n_blocks - 1) * per_block < max(1, size // width) <= n_blocks * per_block
     for b in some(n_blocks):
-        n_rows, left = rows_of(shape, b)[3]
+        n_rows, left = rows_of(shape, b)[2]
         assert n_rows == min(per_block, size // width - b * per_block)
         assert left == (size % width if b == n_blocks - 1 else 0)
     assert ((n_blocks - 1) * per_block + n_rows) * width + left == size
@@ -141,7 +144,7 @@ def test_blocks_of_rows_and_their_tiles_hold_every_element_once(shape) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tasks_of_rows_tile_the_array_in_whole_rows_or_chunks(shape, in_place) -> None:
     outer, n_channels, inner = shape
-    size, width = outer * n_channels * inner, row_sums.geometry(shape)[0]
+    size, width = outer * n_channels * inner, row_sums.geometry(shape)[1]
     x, y = vast(size), vast(size)
     n_tasks = runs_of(x if in_place else y, x, width, 0)[0]
     before = 0
@@ -181,7 +184,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
-    names |= {"pointer": lambda x: x, "streams": lambda y, x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)

@@ -150,9 +150,9 @@ def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
             plane = start // length
             end = min(stop, plane * length + length)
             if mask[plane]:
-                _scale_run(pointer(y), pointer(x), (start, end, large), scale)
+                _scale_run(pointer(y, 0), pointer(x, 0), (start, end, large), scale)
             else:
-                _zero_run(pointer(y), pointer(x), (start, end, large))
+                _zero_run(pointer(y, 0), pointer(x, 0), (start, end, large))
             start = end
         fence()
 
@@ -168,7 +168,7 @@ def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale:
             row = start // length
             end = min(stop, row * length + length)
             at = (row // n_shared) * length + start - row * length
-            _mask_run(pointer(y), pointer(x), mask, (start, end, large, at), scale)
+            _mask_run(pointer(y, 0), pointer(x, 0), mask, (start, end, large, at), scale)
             start = end
         fence()
 

@@ -48,17 +48,17 @@ def _pointer(context: Any, builder: Any, x: Any, value: Any, index: Any, target:
     return builder.bitcast(builder.gep(_data(context, builder, x, value), [index]), target.as_pointer())
 
 
-def _pointer_typing(_typing_context: Any, x: Any) -> Any:
+def _pointer_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _data(context, builder, x, args[0])
+        return builder.gep(_data(context, builder, x, args[0]), [args[1]])
 
-    return PointerType(x.dtype, x.mutable)(x), codegen
+    return PointerType(x.dtype, x.mutable)(x, types.int64), codegen
 
 
 @compiled_as(_pointer_typing)
-def pointer(x: Any) -> Any:
-    """Return where the elements of a contiguous array begin; the functions of this module take it for a flat array."""
-    return x.reshape(-1)
+def pointer(x: Any, i: Any) -> Any:
+    """Return where element i of a contiguous array is; the functions of this module take it for a flat array."""
+    return x.reshape(-1)[int(i) :]
 
 
 def _item_size_typing(_typing_context: Any, x: Any) -> Any:

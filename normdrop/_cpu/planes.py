@@ -141,7 +141,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x), x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x, 0), x.shape, task // blocks, task % blocks)
     for c in range(x.shape[1]):
         statistics[0, c], statistics[1, c] = merged_moments(work, x.shape, c)
 
@@ -155,7 +155,7 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         c, end = _plane_at(x.shape, start)
         while start < stop:
             numbers = vectors[0, c], vectors[1, c], vectors[2, c]
-            _normalize_run(pointer(y), pointer(x), (start, min(end, stop)), numbers, (0, large))
+            _normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
             start = end
             end += x.shape[2]
             c = c + 1 if c + 1 < x.shape[1] else 0
@@ -185,7 +185,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_moments(work, pointer(x), x.shape, c, b)
+                block_moments(work, pointer(x, 0), x.shape, c, b)
             _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
             work[c, 0] = affine[0, c] * statistics[2, c]
         for o in range(outer):
@@ -193,7 +193,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], affine[1, c]
                 hints = (end - first) * inner, large
-                _normalize_run(pointer(y), pointer(x), (start, start + inner), vectors, hints)
+                _normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, hints)
         fence()
 
 
@@ -203,7 +203,7 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any
     blocks = n_blocks(x.shape)
     large = streams(y, x)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x), x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x, 0), x.shape, task // blocks, task % blocks)
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
         work[c, 0] = affine[0, c] * statistics[2, c]
@@ -212,7 +212,7 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any
         c, end = _plane_at(x.shape, start)
         while start < stop:
             numbers = statistics[0, c], work[c, 0], affine[1, c]
-            _normalize_run(pointer(y), pointer(x), (start, min(end, stop)), numbers, (0, large))
+            _normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
             start = end
             end += x.shape[2]
             c = c + 1 if c + 1 < x.shape[1] else 0
@@ -225,7 +225,7 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     blocks = n_blocks(x.shape)
     for task in prange(x.shape[1] * blocks):
         c = task // blocks
-        block_gradients(work, pointer(dy), pointer(x), (x.shape, c, task % blocks), statistics[0, c])
+        block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, c, task % blocks), statistics[0, c])
     for c in range(x.shape[1]):
         _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
 
@@ -254,7 +254,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_gradients(work, pointer(dy), pointer(x), (x.shape, c, b), statistics[0, c])
+                block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, c, b), statistics[0, c])
             _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
             _, work[c, 0], work[c, 1], _ = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
         for o in range(outer):
@@ -262,7 +262,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], work[c, 1], gamma[c] * statistics[2, c]
                 hints = (end - first) * inner, large
-                _gradient_run((pointer(dx), pointer(dy), pointer(x)), (start, start + inner), vectors, hints)
+                _gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, start + inner), vectors, hints)
         fence()
 
 
@@ -274,7 +274,7 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
     large = streams(dx, x) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
         channel = task // blocks
-        block_gradients(work, pointer(dy), pointer(x), (x.shape, channel, task % blocks), statistics[0, channel])
+        block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, channel, task % blocks), statistics[0, channel])
     for channel in range(n_channels):
         _finish_sums(sums, channel, merged_gradients(work, x.shape, channel), statistics[2, channel])
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
@@ -282,7 +282,7 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
         c, end = _plane_at(x.shape, start)
         while start < stop:
             vectors = _gradient_vectors(sums, c, np.float64(x.shape[0] * inner), (statistics, gamma))
-            _gradient_run((pointer(dx), pointer(dy), pointer(x)), (start, min(end, stop)), vectors, (0, large))
+            _gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, min(end, stop)), vectors, (0, large))
             start = end
             end += inner
             c = c + 1 if c + 1 < n_channels else 0

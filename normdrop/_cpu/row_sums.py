@@ -7,7 +7,8 @@ gradients with a = dy, p = 0, b = x, q = mean. Blocks and then the columns of a 
 the bits depend on the shape alone.
 
 A workspace has two rows for the sums of each block and four for vectors spread over the columns; the latter go on
-periodically beyond the last column, so that a loop over the flat array can read them from any column on.
+periodically beyond the last column, so that a loop over the flat array can read them from any column on. Its rows are
+whole vectors, so that only the loads from the array itself must stop at its end.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from normdrop._cpu.arithmetic import centered
+from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, load, load_part, prefetch, store, store_part
-from normdrop._cpu.simd import LANES, widen
+from normdrop._cpu.memory import element, load, load_part, pointer, prefetch, store, store_part
+from normdrop._cpu.simd import LANES, keep, splat, widen
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
@@ -33,70 +34,69 @@ _AT_ONCE = 4
 
 
 def geometry(shape: Any) -> Any:
-    """Return (width of a row, rows per block, blocks)."""
+    """Return the grid (elements, width of a row, elements per row of the workspace, rows per block, blocks)."""
     outer, n_channels, inner = shape
     joined = max(1, min(outer, (_MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
     width = joined * n_channels * inner
     per_block = min(_MAX_ROWS, max(LANES, _BLOCK // width))
-    return width, per_block, max(1, (outer // joined + per_block - 1) // per_block)
+    n_blocks = max(1, (outer // joined + per_block - 1) // per_block)
+    return outer * n_channels * inner, width, (width + BEYOND + LANES - 1) // LANES * LANES, per_block, n_blocks
 
 
 def workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the shape of a kernel's workspace."""
-    width, _, n_blocks = geometry(shape)
-    return 2 * n_blocks + _SPREAD, (width + BEYOND + LANES - 1) // LANES * LANES
+    _, _, stride, _, n_blocks = geometry(shape)
+    return 2 * n_blocks + _SPREAD, stride
 
 
-_geometry = helper(geometry)
-
-
-@helper
-def width_of(shape: Any) -> Any:
-    """Columns of a row."""
-    return _geometry(shape)[0]
+grid_of = helper(geometry)
 
 
 @helper
-def n_tiles(shape: Any) -> Any:
+def n_tiles(grid: Any) -> Any:
     """Tiles of all blocks."""
-    width, _, n_blocks = _geometry(shape)
-    return n_blocks * ((width + _TILE - 1) // _TILE)
+    return grid[4] * ((grid[1] + _TILE - 1) // _TILE)
 
 
 @helper
-def tile_of(shape: Any, task: Any) -> Any:
+def tile_of(grid: Any, task: Any) -> Any:
     """Task -> tile = (block, first column, end)."""
-    width, _, _ = _geometry(shape)
+    width = grid[1]
     n = (width + _TILE - 1) // _TILE
     start = (task % n) * _TILE
     return task // n, start, min(start + _TILE, width)
 
 
 @helper
-def _block_rows(shape: Any, b: Any) -> Any:
+def _block_rows(grid: Any, b: Any) -> Any:
     """(rows of block b, columns to which the left-over row adds one)."""
-    width, per_block, n_blocks = _geometry(shape)
-    size = shape[0] * shape[1] * shape[2]
+    size, width, _, per_block, n_blocks = grid
     return min(per_block, size // width - b * per_block), size % width if b == n_blocks - 1 else 0
 
 
 @helper
-def _row_sums(sums: Any, a: Any, b: Any, block: Any, p: Any, q: Any) -> None:
-    """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t).
+def _counts(n_rows: Any, left: Any) -> Any:
+    """Values in each of 16 columns: one more in the first `left`."""
+    more = np.uint16((1 << min(max(left, 0), LANES)) - 1)
+    return splat(np.float64(n_rows)) + keep(more, splat(1.0))
 
-    `a`, `b` flat; block = (start, rows, stride); s, t, p and q are rows of one width, and p may be None for zeros.
+
+@helper
+def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
+    """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t); arrays = (a, b).
+
+    All are pointers to the first column, and p may be None for zeros; block = (columns, rows, stride).
     """
-    s, t = sums
-    start, n_rows, stride = block
-    rest = s.size % LANES
-    whole = s.size - rest
+    (s, t), (a, b) = sums, arrays
+    n_columns, n_rows, stride = block
+    rest = n_columns % LANES
+    whole = n_columns - rest
     for first in range(0, n_rows, _AT_ONCE):
         at_once = min(_AT_ONCE, n_rows - first)
-        begin = start + first * stride
         for v in range(0, whole, LANES):
             qs = widen(load(q, v))
             ss, ts = load(s, v), load(t, v)
-            i = begin + v
+            i = first * stride + v
             for _ in range(at_once):
                 prefetch(b, i + _AT_ONCE * stride)
                 u = widen(load(a, i))
@@ -110,130 +110,130 @@ def _row_sums(sums: Any, a: Any, b: Any, block: Any, p: Any, q: Any) -> None:
             store(s, v, ss)
             store(t, v, ts)
         if rest > 0:
-            qs = widen(load_part(q, whole, 0, s.size))
-            ss, ts = load_part(s, whole, 0, s.size), load_part(t, whole, 0, s.size)
-            i = begin + whole
+            qs = widen(load_part(q, whole, 0, n_columns))
+            ss, ts = load(s, whole), load(t, whole)
+            i = first * stride + whole
             for _ in range(at_once):
                 u = widen(load_part(a, i, i, i + rest))
                 if p is not None:
-                    u = u - widen(load_part(p, whole, 0, s.size))
+                    u = u - widen(load_part(p, whole, 0, n_columns))
                 ts += u * (widen(load_part(b, i, i, i + rest)) - qs)
                 ss += u
                 i += stride
-            store_part(s, whole, ss, 0, s.size)
-            store_part(t, whole, ts, 0, s.size)
+            store(s, whole, ss)
+            store(t, whole, ts)
 
 
 @helper
-def _tile_sums(sums: Any, a: Any, b: Any, places: Any, p: Any, q: Any) -> None:
-    """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (shape, tile)."""
-    shape, (block, start, _) = places
-    s, t = sums
-    width, per_block, _ = _geometry(shape)
-    rows, left = _block_rows(shape, block)
-    first = block * per_block * width + start
-    s[:] = 0.0
-    t[:] = 0.0
-    left = min(left - start, s.size)
+def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
+    """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (grid, tile)."""
+    grid, (block, start, end) = places
+    rows, left = _block_rows(grid, block)
+    for v in range(0, end - start, LANES):
+        store(sums[0], v, splat(0.0))
+        store(sums[1], v, splat(0.0))
+    left = min(left, end) - start
     for part in range(2):  # the rows, then the left-over one; one call, so that it is compiled once
-        n_columns, n_rows = (s.size, rows) if part == 0 else (left, 1)
+        n_columns, n_rows = (end - start, rows) if part == 0 else (left, 1)
         if n_columns > 0:
-            block_rows = first + part * rows * width, n_rows, width
-            _row_sums((s[:n_columns], t[:n_columns]), a, b, block_rows, p, q)
+            i = part * rows * grid[1]
+            _row_sums(sums, (pointer(arrays[0], i), pointer(arrays[1], i)), (n_columns, n_rows, grid[1]), p, q)
 
 
 @helper
-def tile_moments(work: Any, x: Any, shape: Any, tile: Any) -> None:
+def _tile_places(work: Any, grid: Any, tile: Any) -> Any:
+    """A tile's first element, and where its sums are in the workspace."""
+    b, start, _ = tile
+    _, width, stride, per_block, _ = grid
+    row = pointer(work, 2 * b * stride + start)
+    return b * per_block * width + start, (row, pointer(row, stride))
+
+
+@helper
+def tile_moments(work: Any, x: Any, grid: Any, tile: Any) -> None:
     """work[2b], work[2b + 1] = mean of each column of a tile in block b and sum of squares about it."""
     b, start, end = tile
-    width, per_block, _ = _geometry(shape)
-    rows, left = _block_rows(shape, b)
-    s, t = work[2 * b, start:end], work[2 * b + 1, start:end]
-    shift = x[b * per_block * width + start : b * per_block * width + end]
-    _tile_sums((s, t), x, x, (shape, tile), shift, shift)
-    for k in range(end - start):
-        offset, t[k] = centered(s[k], t[k], np.float64(rows + (1 if start + k < left else 0)))
-        s[k] = element(shift, k) + offset
+    first, (s, t) = _tile_places(work, grid, tile)
+    rows, left = _block_rows(grid, b)
+    shift = pointer(x, first)
+    _tile_sums((s, t), (shift, shift), (grid, tile), shift, shift)
+    for v in range(0, end - start, LANES):
+        offset, m2 = centered_lanes(load(s, v), load(t, v), _counts(rows, left - start - v))
+        store(s, v, widen(load_part(shift, v, 0, end - start)) + offset)
+        store(t, v, m2)
 
 
 @helper
-def tile_gradients(work: Any, dy: Any, x: Any, shape: Any, tile: Any) -> None:
-    """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column of a tile in block b.
-
-    The last row but one of the workspace holds the means.
-    """
-    b, start, end = tile
-    sums = work[2 * b, start:end], work[2 * b + 1, start:end]
-    _tile_sums(sums, dy, x, (shape, tile), None, work[-2, start:end])
+def tile_gradients(work: Any, arrays: Any, grid: Any, tile: Any, mean: Any) -> None:
+    """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column of a tile in block b; arrays = (dy, x)."""
+    dy, x = arrays
+    first, sums = _tile_places(work, grid, tile)
+    _tile_sums(sums, (pointer(dy, first), pointer(x, first)), (grid, tile), None, pointer(mean, tile[1]))
 
 
 @helper
-def _merge_blocks(work: Any, shape: Any) -> None:
-    """work[0], work[1] = the moments of each column over all blocks; work[-1], work[-2] are scratch."""
-    width, _, n_blocks = _geometry(shape)
+def _merge_blocks(work: Any, grid: Any) -> None:
+    """work[0], work[1] = the moments of each column over all blocks."""
+    size, width, stride, _, n_blocks = grid
     if n_blocks == 1:
         return
-    size = shape[0] * shape[1] * shape[2]
-    offset, mean = work[-1], work[-2]
-    offset[:] = 0.0
-    for b in range(1, n_blocks):
-        rows, left = _block_rows(shape, b)
-        for v in range(width):
-            offset[v] += (work[2 * b, v] - work[0, v]) * np.float64(rows + (1 if v < left else 0))
-    for v in range(width):
-        mean[v] = work[0, v] + offset[v] / np.float64(size // width + (1 if v < size % width else 0))
-    for b in range(n_blocks):
-        rows, left = _block_rows(shape, b)
-        for v in range(width):
-            delta = work[2 * b, v] - mean[v]
-            m2 = work[2 * b + 1, v] + delta * delta * np.float64(rows + (1 if v < left else 0))
-            work[1, v] = work[1, v] + m2 if b > 0 else m2
-    for v in range(width):
-        work[0, v] = mean[v]
+    for v in range(0, width, LANES):
+        first = load(work, v)
+        offset, m2 = splat(0.0), splat(0.0)
+        for b in range(1, n_blocks):
+            rows, left = _block_rows(grid, b)
+            offset += (load(work, 2 * b * stride + v) - first) * _counts(rows, left - v)
+        mean = first + offset / _counts(size // width, size % width - v)
+        for b in range(n_blocks):
+            rows, left = _block_rows(grid, b)
+            delta = load(work, 2 * b * stride + v) - mean
+            m2 += load(work, (2 * b + 1) * stride + v) + delta * delta * _counts(rows, left - v)
+        store(work, v, mean)
+        store(work, stride + v, m2)
 
 
 @helper
-def merge_moments(statistics: Any, work: Any, shape: Any) -> None:
+def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any) -> None:
     """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added."""
     outer, n_channels, inner = shape
-    width, _, _ = _geometry(shape)
-    size = outer * n_channels * inner
+    size, width, stride, _, _ = grid
     n_rows, left, n = size // width, size % width, np.float64(outer * inner)
-    mean, var = statistics[0], statistics[1]
-    _merge_blocks(work, shape)
+    _merge_blocks(work, grid)
     if width == n_channels:
-        for c in range(n_channels):
-            mean[c], var[c] = work[0, c], work[1, c] / n
+        for c in range(0, n_channels, LANES):
+            store_part(statistics, c, load(work, c), 0, n_channels)
+            store_part(pointer(statistics, n_channels), c, load(work, stride + c) / splat(n), 0, n_channels)
         return
     for c in range(n_channels):
-        first = work[0, c * inner]
+        first = element(work, c * inner)
         offset, m2 = 0.0, 0.0
         for start in range(c * inner, width, n_channels * inner):
             for v in range(start, start + inner):
-                offset += (work[0, v] - first) * np.float64(n_rows + (1 if v < left else 0))
-        mean[c] = first + offset / n
+                offset += (element(work, v) - first) * np.float64(n_rows + (1 if v < left else 0))
+        mean = first + offset / n
         for start in range(c * inner, width, n_channels * inner):
             for v in range(start, start + inner):
-                delta = work[0, v] - mean[c]
-                m2 += work[1, v] + delta * delta * np.float64(n_rows + (1 if v < left else 0))
-        var[c] = m2 / n
+                delta = element(work, v) - mean
+                m2 += element(work, stride + v) + delta * delta * np.float64(n_rows + (1 if v < left else 0))
+        statistics[0, c], statistics[1, c] = mean, m2 / n
 
 
 @helper
-def merge_gradients(sums: Any, work: Any, shape: Any, inv_std: Any) -> None:
+def merge_gradients(sums: Any, work: Any, shape: Any, grid: Any, inv_std: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)]: add the sums of blocks, then those of each channel's columns."""
     _, n_channels, inner = shape
-    width, _, n_blocks = _geometry(shape)
-    for b in range(1, n_blocks):
-        for v in range(width):
-            work[0, v] += work[2 * b, v]
-            work[1, v] += work[2 * b + 1, v]
-    sums[:] = 0.0
-    c = 0
-    for start in range(0, width, inner):
-        for v in range(start, start + inner):
-            sums[1, c] += work[0, v]
-            sums[0, c] += work[1, v]
-        c = c + 1 if c + 1 < n_channels else 0
+    _, width, stride, _, n_blocks = grid
+    for v in range(0, width, LANES):
+        s, t = load(work, v), load(work, stride + v)
+        for b in range(1, n_blocks):
+            s += load(work, 2 * b * stride + v)
+            t += load(work, (2 * b + 1) * stride + v)
+        store(work, v, s)
+        store(work, stride + v, t)
     for c in range(n_channels):
-        sums[0, c] *= inv_std[c]
+        s, t = 0.0, 0.0
+        for start in range(c * inner, width, n_channels * inner):
+            for v in range(start, start + inner):
+                s += element(work, v)
+                t += element(work, stride + v)
+        sums[0, c], sums[1, c] = t * element(inv_std, c), s

@@ -14,19 +14,19 @@ from numba import prange
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, fence, load, load_part, pointer, store_part
+from normdrop._cpu.memory import address, fence, load, load_part, pointer, store, store_part
 from normdrop._cpu.row_sums import (
     BEYOND,
+    grid_of,
     merge_gradients,
     merge_moments,
     n_tiles,
     tile_gradients,
     tile_moments,
     tile_of,
-    width_of,
     workspace_shape,
 )
-from normdrop._cpu.simd import LANES, widen
+from normdrop._cpu.simd import LANES, splat, sqrt, widen
 from normdrop._cpu.streaming import first_whole, is_long, put, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
@@ -36,19 +36,26 @@ _STRIP = 512  # columns whose vectors stay in the first-level cache
 
 
 @helper
-def _spread(row: Any, vector: Any, shape: Any) -> None:
-    """row[v] = vector[(v // inner) % C], beyond the last column too."""
-    stop = width_of(shape) + BEYOND
-    if shape[2] == 1:
-        for start in range(0, stop, vector.size):
-            for c in range(min(vector.size, stop - start)):
-                row[start + c] = vector[c]
-        return
-    c = 0
-    for start in range(0, stop, shape[2]):
-        for v in range(start, min(start + shape[2], stop)):
-            row[v] = vector[c]
-        c = c + 1 if c + 1 < vector.size else 0
+def _channel_rows(work: Any, grid: Any) -> Any:
+    """Where the four vectors are that are spread over the columns."""
+    _, _, stride, _, n_blocks = grid
+    first = pointer(work, 2 * n_blocks * stride)
+    return first, pointer(first, stride), pointer(first, 2 * stride), pointer(first, 3 * stride)
+
+
+@helper
+def _spread(work: Any, shape: Any, width: Any, ks: Any) -> None:
+    """row[v] = row[(v // inner) % C] of the C values that a row begins with; rows work[ks[0]] to work[ks[1] - 1]."""
+    _, n_channels, inner = shape
+    for k in range(ks[0], ks[1]):
+        row = work[work.shape[0] - 4 + k]
+        if inner > 1:
+            for c in range(n_channels - 1, -1, -1):
+                value = row[c]
+                for v in range(c * inner, c * inner + inner):
+                    row[v] = value
+        for v in range(n_channels * inner, width + BEYOND):
+            row[v] = row[v - n_channels * inner]
 
 
 @helper
@@ -127,7 +134,7 @@ def _normalize_task(y: Any, x: Any, task: Any, width: Any, vectors: Any) -> None
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
-            _normalize_run(pointer(y), pointer(x), (start, stop, large), (start % width, width), vectors)
+            _normalize_run(pointer(y, 0), pointer(x, 0), (start, stop, large), (start % width, width), vectors)
     fence()
 
 
@@ -175,7 +182,7 @@ def _gradient_task(arrays: Any, task: Any, width: Any, vectors: Any) -> None:
     dx, dy, x = arrays
     first, end, step, length = _runs(dx, x, width, task)
     large = streams(dx, x) and address(dx) != address(dy)
-    pointers = pointer(dx), pointer(dy), pointer(x)
+    pointers = pointer(dx, 0), pointer(dy, 0), pointer(x, 0)
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
@@ -183,80 +190,105 @@ def _gradient_task(arrays: Any, task: Any, width: Any, vectors: Any) -> None:
     fence()
 
 
+@helper
+def _row(vectors: Any, k: Any, c: Any) -> Any:
+    """16 values of row k from c on, as far as there are any."""
+    n = vectors.shape[1]
+    return load_part(pointer(vectors, k * n), c, 0, n)
+
+
+@helper
+def _finish_statistics(statistics: Any, affine: Any, eps: Any, rows: Any) -> None:
+    """statistics[2] = 1 / sqrt(variance + eps), and rows = (mean, gamma * inv_std, beta, ...)."""
+    n_channels = statistics.shape[1]
+    for c in range(0, n_channels, LANES):
+        inv_std = splat(1.0) / sqrt(_row(statistics, 1, c) + splat(eps))
+        store_part(pointer(statistics, 2 * n_channels), c, inv_std, 0, n_channels)
+        store(rows[0], c, _row(statistics, 0, c))
+        store(rows[1], c, _row(affine, 0, c) * inv_std)
+        store(rows[2], c, _row(affine, 1, c))
+
+
+@helper
+def _finish_gradients(sums: Any, statistics: Any, gamma: Any, n: Any, rows: Any) -> None:
+    """rows = (mean, mean_dy, slope, scale) of `_formulas.input_gradient`, the mean being there already."""
+    n_channels = statistics.shape[1]
+    for c in range(0, n_channels, LANES):
+        inv_std = _row(statistics, 2, c)
+        store(rows[1], c, _row(sums, 1, c) / splat(n))
+        store(rows[2], c, _row(sums, 0, c) * inv_std / splat(n))
+        store(rows[3], c, load_part(gamma, c, 0, n_channels) * inv_std)
+
+
 @kernel("PIP")
 def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over tiles."""
-    flat = x.reshape(x.size)
-    for task in prange(n_tiles(x.shape)):
-        tile_moments(work, flat, x.shape, tile_of(x.shape, task))
-    merge_moments(statistics, work, x.shape)
+    grid = grid_of(x.shape)
+    for task in prange(n_tiles(grid)):
+        tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
+    merge_moments(statistics, pointer(work, 0), x.shape, grid)
 
 
 @kernel("OIpP")
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    spread = work[-4], work[-3], work[-2]
-    for k in range(3):
-        _spread(spread[k], vectors[k], x.shape)
-    width = width_of(x.shape)
-    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2])
+    grid = grid_of(x.shape)
+    width = grid[1]
+    mean, scale, shift, _ = _channel_rows(work, grid)
+    for c in range(0, x.shape[1], LANES):
+        store(mean, c, _row(vectors, 0, c))
+        store(scale, c, _row(vectors, 1, c))
+        store(shift, c, _row(vectors, 2, c))
+    _spread(work, x.shape, width, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
-        _normalize_task(y, x, task, width, pointers)
+        _normalize_task(y, x, task, width, (mean, scale, shift))
 
 
 @kernel("OIPpPf")
 def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel. Parallel over tiles, then over chunks."""
-    flat_x = x.reshape(x.size)
-    for task in prange(n_tiles(x.shape)):
-        tile_moments(work, flat_x, x.shape, tile_of(x.shape, task))
-    merge_moments(statistics, work, x.shape)
-    n_channels = x.shape[1]
-    scale = work[0, :n_channels]
-    for c in range(n_channels):
-        statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
-        scale[c] = affine[0, c] * statistics[2, c]
-    spread = work[-4], work[-3], work[-2]
-    _spread(spread[0], statistics[0], x.shape)
-    _spread(spread[1], scale, x.shape)
-    _spread(spread[2], affine[1], x.shape)
-    width = width_of(x.shape)
-    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2])
+    grid = grid_of(x.shape)
+    width = grid[1]
+    for task in prange(n_tiles(grid)):
+        tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
+    merge_moments(statistics, pointer(work, 0), x.shape, grid)
+    rows = _channel_rows(work, grid)
+    _finish_statistics(statistics, affine, eps, rows)
+    _spread(work, x.shape, width, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
-        _normalize_task(y, x, task, width, pointers)
+        _normalize_task(y, x, task, width, (rows[0], rows[1], rows[2]))
+
+
+@helper
+def _spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
+    """The rows of the workspace for channels, the first of them filled with the means."""
+    rows = _channel_rows(work, grid)
+    for c in range(0, shape[1], LANES):
+        store(rows[0], c, _row(statistics, 0, c))
+    _spread(work, shape, grid[1], (0, 1))
+    return rows
 
 
 @kernel("PIIpP")
 def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over tiles."""
-    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
-    _spread(work[-2], statistics[0], x.shape)
-    for task in prange(n_tiles(x.shape)):
-        tile_gradients(work, flat_dy, flat_x, x.shape, tile_of(x.shape, task))
-    merge_gradients(sums, work, x.shape, statistics[2])
+    grid = grid_of(x.shape)
+    rows = _spread_means(work, statistics, x.shape, grid)
+    for task in prange(n_tiles(grid)):
+        tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, tile_of(grid, task), rows[0])
+    merge_gradients(sums, pointer(work, 0), x.shape, grid, pointer(statistics, 2 * x.shape[1]))
 
 
 @kernel("OIIPpvP")
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks."""
-    n_channels, n = x.shape[1], np.float64(x.shape[0] * x.shape[2])
-    flat_dy, flat_x = dy.reshape(x.size), x.reshape(x.size)
-    _spread(work[-2], statistics[0], x.shape)
-    for task in prange(n_tiles(x.shape)):
-        tile_gradients(work, flat_dy, flat_x, x.shape, tile_of(x.shape, task))
-    merge_gradients(sums, work, x.shape, statistics[2])
-    spread = work[-2], work[-1], work[-3], work[-4]
-    vector = work[0, :n_channels]
-    for c in range(n_channels):
-        vector[c] = sums[1, c] / n
-    _spread(spread[1], vector, x.shape)
-    for c in range(n_channels):
-        vector[c] = sums[0, c] * statistics[2, c] / n
-    _spread(spread[2], vector, x.shape)
-    for c in range(n_channels):
-        vector[c] = gamma[c] * statistics[2, c]
-    _spread(spread[3], vector, x.shape)
-    width = width_of(x.shape)
-    pointers = pointer(spread[0]), pointer(spread[1]), pointer(spread[2]), pointer(spread[3])
+    grid = grid_of(x.shape)
+    width = grid[1]
+    rows = _spread_means(work, statistics, x.shape, grid)
+    for task in prange(n_tiles(grid)):
+        tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, tile_of(grid, task), rows[0])
+    merge_gradients(sums, pointer(work, 0), x.shape, grid, pointer(statistics, 2 * x.shape[1]))
+    _finish_gradients(sums, statistics, gamma, np.float64(x.shape[0] * x.shape[2]), rows)
+    _spread(work, x.shape, width, (1, 4))
     for task in prange(_n_tasks(dx, x, width)):
-        _gradient_task((dx, dy, x), task, width, pointers)
+        _gradient_task((dx, dy, x), task, width, rows)

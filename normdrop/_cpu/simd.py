@@ -123,6 +123,35 @@ def sum_lanes(value: Any) -> Any:
     return value[0]
 
 
+def _sqrt_typing(_typing_context: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = args[0].type
+        name = f"llvm.sqrt.v{LANES}{vector.element.intrinsic_name}"
+        return builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(vector, [vector])), args)
+
+    return value(value), codegen
+
+
+@compiled_as(_sqrt_typing)
+def sqrt(value: Any) -> Any:
+    """Return the square root of each lane, rounded once."""
+    return np.sqrt(value)
+
+
+def _at_least_zero_typing(_typing_context: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        zero = ir.Constant(args[0].type, None)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return value(value), codegen
+
+
+@compiled_as(_at_least_zero_typing)
+def at_least_zero(value: Any) -> Any:
+    """Return the vector with 0 in every lane that is negative; a NaN stays."""
+    return np.where(value < 0, value.dtype.type(0), value)
+
+
 def _arithmetic(operation: Any, instruction: str) -> None:
     @infer_global(operation)
     class _Typing(AbstractTemplate):
@@ -141,6 +170,7 @@ for _operation, _instruction in {
     operator.iadd: "fadd",
     operator.sub: "fsub",
     operator.mul: "fmul",
+    operator.truediv: "fdiv",
 }.items():
     _arithmetic(_operation, _instruction)
 

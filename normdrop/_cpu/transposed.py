@@ -97,7 +97,7 @@ def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, thresho
             for e in range(n):
                 start = (a * p + p0 + e) * q + q0
                 law = e // LANES * stride, e % LANES, scale
-                _apply(pointer(y), pointer(x), (start, n_columns, large), words, law)
+                _apply(pointer(y, 0), pointer(x, 0), (start, n_columns, large), words, law)
         fence()
 
 

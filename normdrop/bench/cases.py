@@ -1,5 +1,6 @@
 """What can be measured: passes on shapes."""
 
+import math
 from dataclasses import dataclass
 
 Shape = tuple[int, ...]
@@ -66,6 +67,11 @@ class Case:
     operation: Pass
     shape: Shape
     channels_last: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the input."""
+        return math.prod(self.shape)
 
 
 def matches(operation: Pass, only: str) -> bool:

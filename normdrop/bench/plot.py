@@ -1,6 +1,5 @@
 """The plot: how the time over that of a copy changes with the size."""
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +90,7 @@ def _lines(study: Study, panel: _Panel) -> dict[str, list[tuple[int, float]]]:
         case = measurement.case
         if case.operation == panel.operation and case.family in panel.families:
             for side in STYLES.keys() & measurement.seconds.keys():
-                point = math.prod(case.shape), measurement.ratio(side, COPY).middle
+                point = case.size, measurement.ratio(side, COPY).middle
                 lines.setdefault(side, []).append(point)
     return {side: sorted(lines[side]) for side in STYLES if side in lines}
 
@@ -104,7 +103,7 @@ def _draw_panel(axes: Any, panel: _Panel, lines: dict[str, list[tuple[int, float
         axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=side)
     axes.axhline(1, color="gray", linestyle=":", linewidth=1)
     axes.set(title=panel.title, xlabel="elements", xscale="log", yscale="log")
-    axes.xaxis.set_major_locator(FixedLocator([1 << n for n in range(10, 27, 4)]))
+    axes.xaxis.set_major_locator(FixedLocator([1 << n for n in range(10, 31, 4)]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _binary(int(size))))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))

@@ -41,6 +41,8 @@ class Settings:
         Least number of rounds.
     peers : tuple of str
         Keys of the other libraries that take part if none are named.
+    largest : int
+        Elements of the largest inputs in which other libraries take part.
     """
 
     families: tuple[Family, ...]
@@ -50,6 +52,7 @@ class Settings:
     longest: float
     fewest: int
     peers: tuple[str, ...]
+    largest: int = 1 << 26
 
     def cases(self, only: str = "") -> Iterator[Case]:
         """List the cases, those of one shape one after another.
@@ -95,7 +98,9 @@ FULL = Settings(
         Family("a batch of 2", ((2, 256, 56, 56),), BATCH_NORM),
         Family(IN_CACHE, tuple((1 << n,) for n in (10, 12, 14, 16, 18, 20)), DROPOUT),
         Family(IN_MEMORY, tuple((1 << n,) for n in (22, 24, 26)), DROPOUT),
-        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in range(9)), (NORM, NORM_BACK)),
+        Family(IN_MEMORY, ((1 << 28,), (400_000_000,)), (HALF, BACK)),
+        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in range(10)), (NORM, NORM_BACK)),
+        Family(GROWING, ((32, 32, 625, 625),), (NORM, NORM_BACK)),
         Family("small calls", ((32, 32),), (HALF, BACK, *BATCH_NORM)),
     ),
     on_threads=tuple(

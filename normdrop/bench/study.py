@@ -1,5 +1,6 @@
 """Carry out the measurements."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Study:
     Attributes
     ----------
     cases : list of Case
-        What is measured beside a copy and the peers.
+        What is measured beside a copy and the peers, as far as memory is free for it.
     on_threads : list of Case
         What is measured on one thread and on all.
     measurements, speedups : list of Measurement
@@ -107,7 +108,7 @@ class Study:
     def __init__(self, settings: Settings, peers: Sequence[Peer], only: str = "") -> None:
         self.settings = settings
         self.peers = peers
-        self.cases = list(settings.cases(only))
+        self.cases = [case for case in settings.cases(only) if _fits(case)]
         self.n_threads = launch.threads()
         operations = {case.operation for case in self.cases}
         self.on_threads = [case for case in settings.on_threads if case.operation in operations and self.n_threads > 1]
@@ -142,7 +143,7 @@ class Study:
         for name in OURS:
             sides[name] = _prepare(Normdrop(name), case, batch)
         n_own = len(sides)
-        for peer in self.peers:
+        for peer in self.peers if case.size <= self.settings.largest else ():
             if hasattr(peer, case.operation.method):
                 try:
                     call = _prepare(peer, case, batch)
@@ -173,6 +174,15 @@ class Study:
         finally:
             numba.set_num_threads(self.n_threads)
         return Measurement(case, seconds)
+
+
+def _fits(case: Case) -> bool:
+    """Whether the arrays of a case, eight at most, fit the memory that is free."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not told here; only what is really large is left out
+        free = 1 << 34
+    return 8 * case.size * 4 < free
 
 
 def _prepare(library: Peer, case: Case, batch: Batch) -> Call:
