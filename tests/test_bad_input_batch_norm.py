@@ -188,6 +188,19 @@ rows(
     lambda s, init: normdrop.BatchNorm(6, gamma_init=init, rng=s.generator),
 )
 
+NONFINITE = "on_nonfinite must be one of", "'propagate', 'raise', 'skip'"
+rows(
+    "on_nonfinite",
+    [
+        ("ignore", ValueError, *NONFINITE, "'ignore'"),
+        ("Skip", ValueError, *NONFINITE, "'Skip'"),
+        (None, TypeError, *NONFINITE, "NoneType"),
+        (True, TypeError, *NONFINITE, "bool True"),
+    ],
+    lambda s, choice: make(s, on_nonfinite=choice),
+    lambda s, choice: setattr(s.layer, "on_nonfinite", choice),
+)
+
 DTYPE = ("dtype must be float32 or float64",)
 rows(
     "dtype",

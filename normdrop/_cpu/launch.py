@@ -139,7 +139,7 @@ def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
 
 def _compile(function: Any, signature: Any, dtype: np.dtype[Any], parallel: bool) -> Any:
     if config.DISABLE_JIT:
-        return function
+        return np.errstate(all="ignore")(function)  # compiled kernels do not warn
     name = f"{function.__name__}_{dtype.name}_{'parallel' if parallel else 'serial'}_{_digest()}"
     twin = python_types.FunctionType(
         function.__code__, function.__globals__, name, function.__defaults__, function.__closure__

@@ -186,17 +186,43 @@ def batch_norm(
     return _layout.finish(y, buffer), BatchNormContext(kept, statistics, gamma, channel_axis, eps)
 
 
-def update_running(mean: Array, var: Array, context: BatchNormContext, momentum: float, unbiased: bool) -> None:
-    """Fold the batch of `context` into running statistics, in place; `momentum` is the weight of the old ones."""
+def update_running(
+    mean: Array, var: Array, context: BatchNormContext, momentum: float, unbiased: bool, on_nonfinite: str = "propagate"
+) -> bool:
+    """Fold the batch into running statistics in place, of weight `momentum`; return whether `on_nonfinite` let it."""
     n = context.n
     correction = n / (n - 1) if unbiased else 1.0
+    if on_nonfinite != "propagate":
+        channels = _nonfinite_channels(context.statistics, correction, np.result_type(mean, var))
+        if channels.size and on_nonfinite == "skip":
+            return False
+        if channels.size:
+            raise FloatingPointError(_nonfinite_message(channels, context, mean.dtype))
     backend = _backend.select(context.x)
     if mean.flags.carray and var.flags.carray and mean.dtype == var.dtype:
         backend.update_running(mean, var, context.statistics, momentum, correction)
     else:
         copies = mean.astype(np.float64), var.astype(np.float64)
         backend.update_running(*copies, context.statistics, momentum, correction)
-        mean[...], var[...] = copies
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, in silence as in the kernel
+            mean[...], var[...] = copies
+    return True
+
+
+def _nonfinite_channels(statistics: Vectors, correction: float, dtype: np.dtype[Any]) -> Array:
+    """Channels whose mean or variance is not finite, or would not be in `dtype`."""
+    with np.errstate(over="ignore"):
+        batch = (statistics[:2] * np.array([[1.0], [correction]])).astype(dtype)
+    return cast(Array, np.flatnonzero(~np.isfinite(batch).all(axis=0)))
+
+
+def _nonfinite_message(channels: Array, context: BatchNormContext, dtype: np.dtype[Any]) -> str:
+    c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
+    return (
+        f"the batch has no finite mean and variance in {dtype} in channel {c}{more} "
+        f"(mean {context.mean[c]:.6g}, variance {context.var[c]:.6g}); the layer is unchanged. Look for a NaN, an "
+        "infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of the running statistics"
+    )
 
 
 def batch_norm_backward(

@@ -46,6 +46,10 @@ class BatchNorm(Layer):
         Dtype of parameters and running statistics. The output always has the dtype of the input.
     rng : None, int, SeedSequence, Generator or MaskStream, optional
         Where ``gamma_init="uniform"`` draws from.
+    on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
+        What a batch does to the running statistics, in training, if its mean or variance is not finite, or is beyond
+        `dtype`: it makes them NaN or infinite; the call raises an error and changes nothing; or the output is returned,
+        but neither the running statistics nor the counts change.
 
     Attributes
     ----------
@@ -108,11 +112,13 @@ class BatchNorm(Layer):
         gamma_init: Literal["ones", "uniform"] = "ones",
         dtype: npt.DTypeLike = np.float32,
         rng: RNG = None,
+        on_nonfinite: Literal["propagate", "raise", "skip"] = "propagate",
     ) -> None:
         super().__init__()
         n = self._num_features = _checks.integer(num_features, "num_features", 1)
         self.eps = eps
         self.momentum = momentum
+        self.on_nonfinite = on_nonfinite
         self.unbiased = _checks.flag(unbiased, "unbiased")
         self._channel_axis = _checks.integer(channel_axis, "channel_axis", -(2**31))
         dtype = _checks.float_dtype(dtype)
@@ -158,6 +164,15 @@ class BatchNorm(Layer):
     def momentum(self, value: float | None) -> None:
         self._momentum = _checks.momentum(value)
 
+    @property
+    def on_nonfinite(self) -> str:
+        """What a batch whose statistics are not finite does to the running ones: propagate, raise or skip."""
+        return self._on_nonfinite
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None:
+        self._on_nonfinite = _checks.choice(value, "on_nonfinite", ("propagate", "raise", "skip"))
+
     def forward(self, x: Array, *, out: Array | None = None, keep_x: bool = False) -> Array:  # type: ignore[override]
         """Normalize a batch; in training mode also update the running statistics.
 
@@ -179,6 +194,9 @@ class BatchNorm(Layer):
         ------
         TypeError, ValueError
             An argument does not fit; the layer is then unchanged.
+        FloatingPointError
+            The statistics of the batch are not finite, and the layer was made with ``on_nonfinite="raise"``. The layer
+            is unchanged and so is `x`, also as `out`; another `out` may have been written.
         """
         x = _checks.array(x, "x")
         self._check_shape(x)
@@ -188,7 +206,7 @@ class BatchNorm(Layer):
             _checks.flag(keep_x, "keep_x")
             y, context = functional.batch_norm(x, self.gamma, self.beta, **options)
             if self.training and x.size:
-                self._update(context)
+                self._update(context, x, out)
         else:
             y, context = functional.batch_norm_inference(
                 x, self.running_mean, self.running_var, self.gamma, self.beta, keep_x=keep_x, **options
@@ -206,15 +224,21 @@ class BatchNorm(Layer):
                 "Pass such an array, or make the layer with other num_features or channel_axis."
             )
 
-    def _update(self, context: BatchNormContext) -> None:
+    def _update(self, context: BatchNormContext, x: Array, out: Array | None) -> None:
         """Fold the batch into the running statistics; all or nothing."""
         if self.running_mean is None or self.running_var is None:
             return
         n = context.n
         old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
-        update_running(self.running_mean, self.running_var, context, old, self.unbiased)
-        self.num_batches += 1
-        self.num_values += n
+        try:
+            done = update_running(self.running_mean, self.running_var, context, old, self.unbiased, self._on_nonfinite)
+        except FloatingPointError:
+            if out is not None and np.may_share_memory(out, x):
+                out[...] = context.x  # the copy that was made because x was to be overwritten
+            raise
+        if done:
+            self.num_batches += 1
+            self.num_values += n
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """Compute the gradients of the last forward pass.
@@ -316,7 +340,7 @@ class BatchNorm(Layer):
         return (
             f"{type(self).__name__}({self._num_features}, eps={self._eps}, momentum={self._momentum}, "
             f"affine={self.gamma is not None}, track_running_stats={self.running_mean is not None}, "
-            f"unbiased={self.unbiased}, channel_axis={self._channel_axis})"
+            f"unbiased={self.unbiased}, channel_axis={self._channel_axis}, on_nonfinite={self._on_nonfinite!r})"
         )
 
 
