@@ -91,7 +91,8 @@ def _wide(x: Array) -> Array:
 
 
 def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
-    return x.astype(np.float32).astype(dtype) if dtype.itemsize == 2 else x.astype(dtype)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, in silence as in compiled code
+        return x.astype(np.float32).astype(dtype) if dtype.itemsize == 2 else x.astype(dtype)
 
 
 def _column(vector: Vector) -> Array:

@@ -23,6 +23,9 @@ VARIANCE_BOUND = 1e-9
 OUTPUT_BOUND = {np.dtype(np.float32): 1e-7, np.dtype(np.float64): 1e-9}
 """An output computed in float64 and rounded once: half a unit in the last place of float32 is 6e-8 of |y|."""
 
+TINY = {"denormals": 1e-100, "sd near the smallest normal": 1e-90}
+"""The eps that such data need to be seen at all."""
+
 
 def exact_moments(values: Array) -> tuple[float, float]:
     """Mean and biased variance of all values, each within a few units in the last place of float64."""
@@ -92,6 +95,8 @@ HARD: dict[str, Callable[[np.random.Generator, int], Array]] = {
     "mean 1e4 sd 1": _normal(1e4, 1.0),
     "mean 1e6 sd 1": _normal(1e6, 1.0),
     "mean -1e6 sd 1": _normal(-1e6, 1.0),
+    "mean 1e7 sd 1": _normal(1e7, 1.0),
+    "sd near the smallest normal": _normal(0.0, 1.2e-38),
     "huge first value": _with(_normal(0.0, 1.0), slice(0, 1), 1e8),
     "large first value": _with(_normal(10.0, 1.0), slice(0, 1), 1e3),
     "huge last value": _with(_normal(0.0, 1.0), slice(-1, None), -1e8),
@@ -110,6 +115,13 @@ def hard_rows(name: str, n_rows: int, n_channels: int) -> Array:
     """Hard data as float32 rows (N, C), each channel drawn anew."""
     rng = np.random.default_rng(len(name))
     return np.stack([HARD[name](rng, n_rows) for _ in range(n_channels)], axis=1).astype(np.float32)
+
+
+def hard_values(name: str, n_rows: int, n_channels: int, dtype: np.dtype[Any], largest: float) -> Array:
+    """Hard data as rows of any float dtype; what is beyond the largest value of the dtype is that value."""
+    rng = np.random.default_rng(len(name))
+    rows = np.stack([HARD[name](rng, n_rows) for _ in range(n_channels)], axis=1)
+    return np.clip(rows, -largest, largest).astype(dtype)
 
 
 def layouts(rows: Array, length: int) -> Iterator[tuple[str, Array, int]]:
