@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import normdrop
 from normdrop import MaskStream, _backend, functional
 
 pytestmark = pytest.mark.jit  # many elements
@@ -107,3 +108,43 @@ def test_the_expectation_of_y_is_x(p, shared_axes):
     z = z[:, :1] if shared_axes else z
     assert SURE < stats.chi2.sf(np.sum(z**2), z.size) < 1 - SURE
     assert abs(z.mean()) * np.sqrt(z.size) < stats.norm.isf(SURE)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("value", [False, True])
+def test_runs_have_the_lengths_of_independent_elements(p, value):
+    """Given their number, the lengths of runs are independent and geometric."""
+    mask = mask_of(KEYS[3], 7, round(p * 2**32), 1 << 21)
+    rate = 1 - p if value else p
+    edges = np.flatnonzero(np.diff(mask))[1:-1]  # without the first and the last run, which the ends cut off
+    lengths = np.diff(edges)[(0 if mask[edges[0] + 1] == value else 1) :: 2]
+    longest = max(1, int(np.log(50 / lengths.size) / np.log(rate)))  # 50 runs or so are longer
+    observed = np.bincount(np.minimum(lengths, longest + 1), minlength=longest + 2)[1:]
+    expected = np.append((1 - rate) * rate ** np.arange(longest), rate**longest) * lengths.size
+    assert_chi_square(observed, expected)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(4, 32, 56, 56), (4, 56, 56, 32), (64, 3, 32, 32)])
+def test_neighbors_in_space_in_channels_and_in_samples_are_independent(shape, p):
+    mask = mask_of(KEYS[4], 6, round(p * 2**32), int(np.prod(shape))).reshape(shape)
+    for axes in ((0,), (1,), (2,), (3,), (2, 3), (1, 2), (1, 2, 3)):  # along one axis, or on a diagonal of several
+        pairs = [
+            mask[tuple(slice(k, n // 2 * 2, 2) if a in axes else slice(None) for a, n in enumerate(shape))]
+            for k in (0, 1)
+        ]
+        assert_pairs_are_independent(pairs[0].ravel(), pairs[1].ravel(), p)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_layers_beside_each_other_draw_independent_masks(p):
+    root = np.random.SeedSequence(5)
+    normdrop.seed(3)
+    layers = [normdrop.Dropout(p) for _ in range(3)]
+    layers += [normdrop.Dropout(p, rng=n) for n in range(3)]
+    layers += [normdrop.Dropout(p, rng=root) for _ in range(3)]
+    normdrop.seed(None)
+    masks = [layer(np.ones(1 << 16, np.float32)) != 0 for layer in layers]
+    for k, first in enumerate(masks):
+        for second in masks[:k]:
+            assert_pairs_are_independent(first, second, round(p * 2**32) / 2**32)
