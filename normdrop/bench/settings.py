@@ -107,7 +107,9 @@ FULL = Settings(
         Case(place, operation, shape)
         for place, shape, operations in (
             ("in cache", (1 << 18,), (HALF, BACK)),
+            ("in cache", (1 << 20,), (HALF, BACK)),
             ("in cache", (32, 32, 16, 16), BATCH_NORM),
+            ("in cache", (32, 64, 32, 32), BATCH_NORM),
             ("in memory", (1 << 24,), (HALF, BACK)),
             ("in memory", (32, 64, 56, 56), BATCH_NORM),
         )
