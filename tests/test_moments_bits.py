@@ -130,27 +130,31 @@ def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..
     assert printed.splitlines() == [str(digest) for digest in _digests(SMALL)[::2]]
 
 
-def test_bits_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_both_paths(monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Digests with each channel computed in one go, and in blocks; the plans of shapes are made anew."""
     launchers = importlib.import_module("normdrop._cpu.batch_norm")
-    if not hasattr(launchers, "_in_one_go"):
-        pytest.skip("there is one path")
+    names: list[str] = []
     taken = []
     for one_go in (True, False):
-        monkeypatch.setattr(launchers, "_in_one_go", lambda x, one_go=one_go: one_go)
-        taken.append(_digests(SMALL))
-    assert taken[0] == taken[1]
+        monkeypatch.setattr(launchers, "_in_one_go", lambda shape, itemsize, one_go=one_go: one_go)
+        launchers._plan.cache_clear()
+        taken.append(_digests(shapes))
+        names += [launchers._plan("batch_norm", shape, 4)[0].function.__name__ for shape in [(2, 3, 37)]]
+    monkeypatch.undo()
+    launchers._plan.cache_clear()
+    assert names == ["batch_norm", "batch_norm_in_blocks"]
+    return taken
+
+
+def test_bits_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_go, in_blocks = _on_both_paths(monkeypatch, SMALL)
+    assert one_go == in_blocks
 
 
 @pytest.mark.jit
 def test_bits_of_large_arrays_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    launchers = importlib.import_module("normdrop._cpu.batch_norm")
-    if not hasattr(launchers, "_in_one_go"):
-        pytest.skip("there is one path")
-    taken = []
-    for one_go in (True, False):
-        monkeypatch.setattr(launchers, "_in_one_go", lambda x, one_go=one_go: one_go)
-        taken.append(_digests(LARGE))
-    assert taken[0] == taken[1]
+    one_go, in_blocks = _on_both_paths(monkeypatch, LARGE)
+    assert one_go == in_blocks
 
 
 @pytest.mark.usefixtures("backend")

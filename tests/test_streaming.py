@@ -85,3 +85,34 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     target = x if in_place else None
     inference, _ = functional.batch_norm_inference(x, *statistics[:2], channel_axis=channel_axis, out=target)
     np.testing.assert_allclose(inference.reshape(folded), y, rtol=2e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "channel_axis"), [((37, 53, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1)]
+)
+def test_a_large_batch_norm_of_two_bytes_gives_the_float32_bits_rounded(shape, channel_axis, dtype):
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+    x, dy = array(shape, 1).astype(dtype), array(shape).astype(dtype)
+    assert x.nbytes > 3 << 22
+    option = {"channel_axis": channel_axis}
+    wide_y, wide = functional.batch_norm(x.astype(np.float32), **option)
+    wide_dx = functional.batch_norm_backward(dy.astype(np.float32), wide)[0]
+    expected = [values.astype(dtype) for values in (wide_y, wide_dx)]
+
+    def bits(values):
+        return values.view(np.uint16)
+
+    for first in (0, 3):  # where the outputs begin, in elements
+        outs = [np.full(x.size + first, np.nan, dtype)[first:].reshape(shape) for _ in range(2)]
+        y, context = functional.batch_norm(x, out=outs[0], **option)
+        assert np.array_equal(bits(y), bits(expected[0]))
+        dx = functional.batch_norm_backward(dy, context, out=outs[1])[0]
+        assert np.array_equal(bits(dx), bits(expected[1]))
+    outs[0].fill(np.nan)
+    y, _ = functional.batch_norm_inference(x, wide.mean, wide.var, out=outs[0], **option)
+    assert np.array_equal(bits(y), bits(expected[0]))
+    _, context = functional.batch_norm(x, out=x, **option)
+    assert np.array_equal(bits(x), bits(expected[0]))
+    functional.batch_norm_backward(dy, context, out=dy)
+    assert np.array_equal(bits(dy), bits(expected[1]))
