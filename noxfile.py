@@ -11,7 +11,7 @@ nox.options.reuse_existing_virtualenvs = True
 TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
 OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes", "vectorized", "warmup"]
-OWN += ["half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
+OWN += ["half", "allocation", "scale", "pool", "guard_pages", "process_matrix"]  # large arrays, or more dtypes than a leg has time for
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]

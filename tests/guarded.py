@@ -1,0 +1,264 @@
+"""Every launcher on arrays between pages that may not be touched; a program, because a touch ends the process.
+
+Run as ``python guarded.py float32,float64 small,large``. It prints each case before it runs it. Whatever a launcher is
+given lies once directly below such a page and once directly above one, workspaces included. What remains of the pages
+beside an array is filled with bytes that are a NaN in every dtype: it must be so afterwards, and what a launcher gives
+must be the bits that it gives for ordinary arrays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from normdrop import _cpu, functional
+
+PAGE = mmap.PAGESIZE
+NAN = 0xFF
+LAW = ((1, 2), 3, 1 << 31)  # key, call, threshold
+KEY, CALL, THRESHOLD = LAW
+LARGE = 13 << 20  # bytes; more than normdrop._cpu.streaming calls large
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Place:
+    """Whole pages between two that may not be touched, for one array at one end of them."""
+
+    def __init__(self, n_bytes: int, at_end: bool, alignment: int) -> None:
+        n_pages = max(1, -(-n_bytes // PAGE))
+        mapped = mmap.mmap(-1, (n_pages + 2) * PAGE)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        for guard in (first, first + (n_pages + 1) * PAGE):
+            if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0) != 0:
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.memory = np.frombuffer(mapped, np.uint8, n_pages * PAGE, PAGE)
+        self.memory.fill(NAN)
+        self.start = (n_pages * PAGE - n_bytes) // alignment * alignment if at_end else 0
+        self.stop = self.start + n_bytes
+
+    def untouched_beside(self) -> bool:
+        return bool((self.memory[: self.start] == NAN).all() and (self.memory[self.stop :] == NAN).all())
+
+
+class Places:
+    """The places of one call, all at the same end."""
+
+    def __init__(self, at_end: bool) -> None:
+        self.at_end = at_end
+        self.made: list[Place] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, alignment: int = 0) -> Any:
+        dtype = np.dtype(dtype)
+        place = Place(math.prod(shape) * dtype.itemsize, self.at_end, alignment or dtype.itemsize)
+        self.made.append(place)
+        return place.memory[place.start : place.stop].view(dtype).reshape(shape)
+
+    def copy(self, array: Any) -> Any:
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def workspace(self, shape: tuple[int, ...]) -> Any:
+        return self.empty(shape, np.float64, 64)
+
+    def check(self) -> None:
+        assert all(place.untouched_beside() for place in self.made), "written beside an array"
+
+
+_noise = np.random.default_rng(0).normal(3.0, 2.0, 1 << 16)
+_modules = [module for name, module in sys.modules.items() if name.startswith("normdrop._cpu.")]
+
+
+def _values(shape: tuple[int, ...], dtype: Any, seed: int) -> Any:
+    return np.resize(np.roll(_noise, seed), shape).astype(dtype)
+
+
+def _unset(array: Any) -> Any:
+    array.view(np.uint8).fill(NAN)
+    return array
+
+
+def check(name: str, arguments: dict[str, Any], outputs: tuple[str, ...], in_place: tuple[str, str] | None) -> None:
+    """Run a launcher on ordinary arrays, then on guarded ones at both ends, then in place."""
+    launcher = getattr(_cpu, name)
+
+    def run(places: Places | None, alias: bool) -> dict[str, bytes]:
+        given: dict[str, Any] = {}
+        for key, value in arguments.items():
+            copied = isinstance(value, np.ndarray)
+            given[key] = (value.copy() if places is None else places.copy(value)) if copied else value
+        if alias and in_place:
+            given[in_place[0]] = given[in_place[1]]
+        launcher(**given)
+        if places is not None:
+            places.check()
+        return {key: given[key].tobytes() for key in outputs}
+
+    expected = run(None, False)
+    for at_end in (True, False):
+        for alias in (False, True) if in_place else (False,):
+            places = Places(at_end)
+            ordinary = [(module, module.scratch) for module in _modules if hasattr(module, "scratch")]
+            for module, _ in ordinary:
+                module.scratch = places.workspace
+            try:
+                assert run(places, alias) == expected, f"other bits, at_end={at_end}, in place={alias}"
+            finally:
+                for module, scratch in ordinary:
+                    module.scratch = scratch
+
+
+def flat(n: int, dtype: Any) -> None:
+    """Launchers on flat arrays of `n` elements."""
+    x = _values((n,), dtype, 1)
+    law = {"key": KEY, "call": CALL, "threshold": THRESHOLD}
+    check("dropout", {"y": _unset(np.empty_like(x)), "x": x, "scale": 2.0} | law, ("y",), ("y", "x"))
+    for first in (0, 5, 127, 130):
+        check("keep_mask", {"mask": _unset(np.empty(n, np.bool_)), "first": first} | law, ("mask",), None)
+
+
+def transposed(shape: tuple[int, ...], dtype: Any) -> None:
+    """Dropout of (A, P, Q)."""
+    x = _values(shape, dtype, 2)
+    given = {"y": _unset(np.empty_like(x)), "x": x, "key": KEY, "call": CALL, "threshold": THRESHOLD, "scale": 2.0}
+    check("dropout_transposed", given, ("y",), ("y", "x"))
+
+
+def masked(shape: tuple[int, ...], dtype: Any) -> None:
+    """A mask (A, B) on (A, S, B)."""
+    x = _values(shape, dtype, 3)
+    mask = _values((shape[0], shape[2]), np.float64, 4) > 3.0
+    given = {"y": _unset(np.empty_like(x)), "x": x, "mask": mask, "scale": 2.0}
+    check("apply_mask", given, ("y",), ("y", "x"))
+
+
+def batch(shape: tuple[int, ...], dtype: Any) -> None:
+    """Launchers of batch normalization on (outer, C, inner)."""
+    n = shape[1]
+    x, dy = _values(shape, dtype, 5), _values(shape, dtype, 6)
+    y, rows = _unset(np.empty_like(x)), _unset(np.empty((3, n)))
+    affine = np.abs(_values((2, n), np.float64, 7))
+    given = {"y": y, "x": x, "statistics": rows, "affine": affine, "eps": 1e-5}
+    check("batch_norm", given, ("y", "statistics"), ("y", "x"))
+    check("moments", {"statistics": rows, "x": x}, ("statistics",), None)
+    statistics = np.stack([np.full(n, 3.0), np.full(n, 4.0), np.full(n, 0.5)])
+    check("normalize", {"y": y, "x": x, "vectors": statistics}, ("y",), ("y", "x"))
+    sums = _unset(np.empty((2, n)))
+    check("parameter_gradients", {"sums": sums, "dy": dy, "x": x, "statistics": statistics}, ("sums",), None)
+    given = {"dx": y, "dy": dy, "x": x, "sums": sums, "statistics": statistics, "gamma": affine[0].copy()}
+    check("batch_norm_backward", given, ("dx", "sums"), ("dx", "dy"))
+
+
+def channels(n: int, dtype: Any) -> None:
+    """Launchers on numbers per channel."""
+    statistics = np.abs(_values((3, n), np.float64, 8))
+    given = {"vectors": _unset(np.empty((3, n))), "statistics": statistics, "affine": statistics[:2].copy()}
+    check("inference_vectors", given | {"eps": 1e-5}, ("vectors", "statistics"), None)
+    if dtype.itemsize > 2:
+        mean, var = np.abs(_values((2, n), dtype, 9))
+        given = {"mean": mean, "var": var, "statistics": statistics, "momentum": 0.9, "correction": 1.1}
+        check("update_running", given, ("mean", "var"), None)
+
+
+def strided(shape: tuple[int, int, int], dtype: Any) -> None:
+    """Whole passes on views of guarded arrays that are not dense or not aligned."""
+    x = _values(shape, dtype, 10)
+
+    def passes(x: Any, out: Any) -> list[bytes]:
+        y, context = functional.batch_norm(x, out=out)
+        results = [y.tobytes(), *(part.tobytes() for part in functional.batch_norm_backward(x, context))]
+        y, masked = functional.dropout(x, 0.5, rng=1, out=out)
+        return [*results, y.tobytes(), functional.dropout_backward(x, masked, out=out).tobytes()]
+
+    for at_end in (True, False):
+        places = Places(at_end)
+        backward, forward = places.copy(x[::-1]), places.copy(x)
+        spread = places.empty((shape[0], shape[1], 2 * shape[2] - 1), dtype)[:, :, ::2]
+        spread[...] = x
+        fortran = places.copy(x.T).T
+        odd = places.empty((x.nbytes + 1,), np.uint8)[1:].view(dtype).reshape(shape)
+        odd[...] = x
+        for view in (forward, backward[::-1], spread, fortran, odd):
+            out = places.empty(shape, dtype)
+            assert passes(view, out) == passes(view.copy(order="K"), np.empty_like(x))  # sums go in order of memory
+            assert view.tobytes() == x.tobytes()
+        places.check()
+
+
+Case = tuple[Any, Any]
+TAILS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 24, 29, 31, 32, 33, 47, 48, 49, 63, 64, 65, 80, 95, 97, 127, 129]
+LENGTHS = [*TAILS, 255, 257, 511, 513, 527, 2047, 2049, 2064, 2079, 4095, 4097]  # long runs start at a cache line
+
+
+def small(_dtype: Any) -> Iterator[Case]:
+    """Sizes around the widths of vectors, runs and blocks, below what threads are worth."""
+    for n in [*range(1, 67), *LENGTHS, 16383, 16384, 16401]:
+        yield flat, n
+    for n in LENGTHS:
+        for shape in [(1, 1, n), (2, 3, n)]:
+            yield batch, shape
+        for shape in [(2, 1, n), (1, n, 1), (2, 3, n)]:
+            yield masked, shape
+    for n in [n for n in LENGTHS if n <= 65]:
+        yield channels, n
+        for shape in [(n, 1, 1), (5, n, 1), (n, 3, 1), (1, n, 7), (n, 2, 5)]:
+            yield batch, shape
+        for shape in [(2, n, 17), (1, 33, n)]:
+            yield transposed, shape
+    for shape in [(1, 1, 16401), (2, 2, 9001), (40, 130, 3), (30, 70, 20), (70, 33, 16), (4200, 3, 1), (500, 65, 1)]:
+        yield batch, shape
+    for shape in [(37, 513, 1), (19, 1030, 1), (3, 8200, 1), (100, 5, 15)]:
+        yield batch, shape
+    for shape in [(1, 513, 30), (1, 30, 1030), (2, 7, 2083)]:
+        yield transposed, shape
+    for shape in [(2, 3, 17), (5, 4, 33), (7, 65, 2)]:
+        yield strided, shape
+
+
+def threaded(_dtype: Any) -> Iterator[Case]:
+    """Sizes that are worth threads."""
+    for n in (65536, 65537, 66000):
+        yield flat, n
+    for shape in [(1, 1, 65551), (3, 3, 8193), (40, 130, 17), (9001, 8, 1), (70, 1030, 1), (2, 40000, 1), (9, 997, 9)]:
+        yield batch, shape
+    for shape in [(3, 5, 5003), (5, 33001, 1), (1, 2, 33001)]:
+        yield masked, shape
+    for shape in [(2, 513, 67), (1, 30, 2203)]:
+        yield transposed, shape
+
+
+def large(dtype: Any) -> Iterator[Case]:
+    """Results that are written past the caches."""
+    n = LARGE // dtype.itemsize
+    yield flat, n + 5
+    for shape in [(1, 3, n // 3 + 1), (3, n // 4521, 1507), (n // 66 + 1, 66, 1), (n // 3 + 1, 3, 1)]:
+        yield batch, shape
+    for shape in [(3, 5, n // 15 + 1), (3, n // 3 + 1, 1), (n // 1507 + 1, 1507, 1), (7, 1, n // 7 + 1)]:
+        yield masked, shape
+    yield transposed, (3, 700, n // 2100 + 1)
+
+
+def main() -> None:
+    dtypes, kinds = (words.split(",") for words in sys.argv[1:])
+    n_cases = 0
+    for name in dtypes:
+        if name == "bfloat16":
+            import ml_dtypes  # noqa: F401  # makes NumPy know the name
+        dtype = np.dtype(name)
+        for kind in kinds:
+            for run, size in globals()[kind](dtype):
+                print(name, run.__name__, size, flush=True)  # noqa: T201
+                run(size, dtype)
+                n_cases += 1
+    print("done", n_cases)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
