@@ -11,7 +11,8 @@ nox.options.reuse_existing_virtualenvs = True
 TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
 OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes", "vectorized", "warmup"]
-OWN += ["half", "allocation", "scale", "pool", "guard_pages", "process_matrix"]  # large arrays, or more dtypes than a leg has time for
+OWN += ["guard_pages", "process_matrix"]
+OWN += ["half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
@@ -43,6 +44,13 @@ def tests(session: nox.Session) -> None:
 def tests_cold(session: nox.Session) -> None:
     """Run the tests that compile many kernels anew, such as those for other processors."""
     _pytest(session, "-m", "cold")
+
+
+@nox.session
+def tests_matrix(session: nox.Session) -> None:
+    """Run every threading layer, TBB's too, with all that may happen around a call."""
+    session.install("tbb", "joblib")
+    _pytest(session, "tests/test_process_matrix.py", "-m", "matrix or not matrix")
 
 
 @nox.session

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 _forked = False
+_locks: list[Any] = []
+_held: list[Any] = []
+
+
+def wait_before_fork(lock: Any) -> None:
+    """Let every later fork wait for a reentrant lock, in this order.
+
+    What another thread does under it is then finished in the child, where that thread is missing: a lock that it held
+    would be held for ever.
+    """
+    _locks.append(lock)
+
+
+def _before_fork() -> None:
+    for lock in _locks:
+        lock.__enter__()
+        _held.append(lock)
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().__exit__(None, None, None)
 
 
 def _after_fork() -> None:
     global _forked
     _forked = True
+    _let_go()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_after_fork)
 
 
 def forked() -> bool:

@@ -38,11 +38,16 @@ __all__ = ["MaskStream", "seed"]
 _MAX_CALL = 2**63  # the top bit of the fourth counter word selects the second 16 bits of a tie
 
 
+# The thread that holds a lock may ask for it again: a signal handler or a finalizer can run between two lines, in the
+# midst of a pass, and make a pass of its own.
+_new_lock = threading.RLock
+
+
 class _DefaultSource:
     """Seeds for everything that is created without `rng`; never NumPy's global state."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _new_lock()
         self._root: SeedSequence | None = None
         self._seeded = False
 
@@ -58,18 +63,18 @@ class _DefaultSource:
             return self._root.spawn(1)[0]
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._lock = _new_lock()  # another thread of the parent may have held it
         if not self._seeded:
             self.reset(None)  # a child must not repeat its parent's keys
 
 
 _default_source = _DefaultSource()
-_stream_lock = threading.Lock()  # one for all streams: it is held for a moment only
+_stream_lock = _new_lock()  # one for all streams: it is held for a moment only
 
 
 def _after_fork() -> None:
     global _stream_lock
-    _stream_lock = threading.Lock()
+    _stream_lock = _new_lock()
     _default_source.after_fork()
 
 

@@ -115,9 +115,18 @@ def _zero(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
+def _lose_parts(path: Path) -> None:
+    """As after a crash of the machine: the length is right, but blocks were never written."""
+    content = bytearray(path.read_bytes())
+    for start in range(len(content) // 4, len(content) - 512, 2048):
+        content[start : start + 512] = bytes(512)
+    path.write_bytes(content)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": _truncate,
     "zeroed": _zero,
+    "without parts": _lose_parts,
     "empty": lambda path: path.write_bytes(b""),
     "overwritten": lambda path: path.write_bytes(b"\x80\x04no pickle" * 100),
     "missing": Path.unlink,

@@ -116,17 +116,18 @@ assert status == 0, f"the child ended with {{status}}"
 
 
 @needs_fork
-def test_child_forked_while_the_compiler_is_locked_works(in_subprocess: Callable[..., str]) -> None:
+def test_fork_waits_until_no_other_thread_compiles(in_subprocess: Callable[..., str]) -> None:
+    """The child has no such thread, and would wait for ever for what it held."""
     in_subprocess(
         WORK
         + """
 expected = work()
-held, done = threading.Event(), threading.Event()
+held, forked, early = threading.Event(), threading.Event(), []
 
 def hold():
     with launch._lock:
         held.set()
-        done.wait(200)
+        early.append(forked.wait(0.5))
 
 thread = threading.Thread(target=hold)
 thread.start()
@@ -135,9 +136,11 @@ held.wait(200)
 def child():
     assert work() == expected
 
+os.register_at_fork(after_in_parent=forked.set)
 in_child(child)
-done.set()
 thread.join()
+assert early == [False]
+assert work() == expected
 """
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -156,3 +157,17 @@ def test_a_forked_child_of_a_seeded_process_is_reproducible(in_subprocess):
     code = FORK.format(seed="normdrop.seed(3)")
     groups = [eval(in_subprocess(code, **ALONE)) for _ in range(2)]
     assert groups[0][1:] == groups[1][1:]
+
+
+def test_a_thread_that_holds_a_lock_can_make_and_ask_streams():
+    """As a signal handler or a finalizer does that runs in the midst of a pass."""
+    stream, given = MaskStream(1), []
+
+    def run():
+        with normdrop.random._stream_lock, normdrop.random._default_source._lock:
+            given.append((MaskStream().key, stream.take()))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert [call for _, call in given] == [0]

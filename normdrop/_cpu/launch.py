@@ -8,10 +8,7 @@ options nor functions in other files: a new version never runs an old version's 
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
 import sys
-import threading
 import types as python_types
 import warnings
 from collections.abc import Callable
@@ -21,11 +18,14 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from llvmlite.binding.ffi import lib as llvm_library
 from numba import config, njit, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaWarning
 from numba.np.ufunc import parallel as numba_parallel
 
 from normdrop import _process
+from normdrop._cpu import cache
 from normdrop._cpu.half import storage
 
 PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
@@ -39,29 +39,11 @@ _PRANGE = dict.fromkeys(
 # divisions vectorize; nogil lets several Python threads run serial kernels at once.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
-_CACHE_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    KeyError,
-    IndexError,
-    pickle.PickleError,
-)
+# Numba's own lock, so that there is no order of two: whoever compiles or loads a kernel holds it.
+_lock = global_compiler_lock
 
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_process.wait_before_fork(global_compiler_lock)
+_process.wait_before_fork(llvm_library._lock)  # LLVM's objects are disposed of outside of Numba's
 
 
 def helper(function: Callable[..., Any]) -> Any:
@@ -154,9 +136,9 @@ def _compile(function: Any, signature: Any, dtype: np.dtype[Any], parallel: bool
         warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
         try:
             compiled = dispatcher()
-            compiled.enable_caching()
+            cache.enable(compiled)
             compiled.compile(signature)
-        except _CACHE_ERRORS:  # no place for a cache, or a broken, full or read-only one
+        except Exception:  # no place for a cache, or a broken, full or read-only one
             compiled = dispatcher()
             compiled.compile(signature)
     compiled.disable_compile()
@@ -224,10 +206,10 @@ def threads() -> int:
 
 def cache_folder() -> str | None:
     """Return the folder of compiled kernels, or None if there is no place for one."""
-    dispatcher = njit(_after_fork)
+    dispatcher = njit(cpu_name)
     try:
         dispatcher.enable_caching()
-    except _CACHE_ERRORS:
+    except Exception:  # the same as when a kernel is compiled
         return None
     return str(dispatcher.stats.cache_path)
 

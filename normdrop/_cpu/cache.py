@@ -1,0 +1,57 @@
+"""Cached kernels on disk that are checked before they are run.
+
+Numba reads back what lies in its cache as it is: a file of which a part was lost, as after a crash of the machine or on
+a full disk, is machine code with holes. Each file of a kernel begins with a digest here, of its name and of what
+follows; one that does not fit is as good as none, is compiled anew and is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from contextlib import suppress
+from typing import Any
+
+from numba.core.caching import IndexDataCacheFile
+
+_N_BYTES = 32  # of a digest
+
+
+def _digest(name: str, data: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + data).digest()
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """Index and data of one kernel."""
+
+    def save(self, key: Any, data: Any) -> None:
+        """Save a compiled kernel, which serves without that, too."""
+        with suppress(OSError):
+            super().save(key, data)
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return dict(super()._load_index())
+        except OSError:
+            raise
+        except Exception:  # whatever unpickling a damaged file may end in
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            digest, data = file.read(_N_BYTES), file.read()
+        if digest != _digest(name, data):
+            raise OSError(f"{name} is damaged")  # to Numba, a file that is not there
+        return pickle.loads(data)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        pickled = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(_digest(name, pickled) + pickled)
+
+
+def enable(dispatcher: Any) -> None:
+    """Let a kernel that is not compiled yet be taken from the cache, or be put there."""
+    dispatcher.enable_caching()
+    cache = dispatcher._cache
+    cache._cache_file.__class__ = _CheckedFile
