@@ -17,7 +17,7 @@ version = release = normdrop.__version__
 
 extensions = ["mathml", "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 needs_sphinx = "8.0"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_*.md"]  # parts that pages include
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"numpy\..*")]  # no links to other projects: that would need the network
 default_role = "autolink"

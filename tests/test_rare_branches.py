@@ -1,0 +1,213 @@
+"""What happens seldom: another thread that was faster, a system that does not tell, a library that is missing."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections import deque
+from fractions import Fraction
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import normdrop
+from normdrop import _checks, _pool, _process, functional, random
+
+
+def test_locks_that_were_held_at_a_fork_are_free_in_the_child(monkeypatch) -> None:
+    """What the hooks do in a child, where the thread that held the lock is missing."""
+    from normdrop._cpu import launch
+
+    for module in (random, launch):
+        for name in ("_stream_lock", "_lock"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, threading.Lock())
+                getattr(module, name).acquire()
+        module._after_fork()
+        for name in ("_stream_lock", "_lock"):
+            if hasattr(module, name):
+                assert getattr(module, name).acquire(timeout=0)
+    monkeypatch.setattr(_process, "_forked", False)
+    _process._after_fork()
+    assert _process.forked()
+    assert not launch.parallel_is_safe()
+    assert "forked" in launch.explain_parallel()[1]
+
+
+def test_a_child_of_an_unseeded_process_makes_keys_of_its_own() -> None:
+    normdrop.seed(None)
+    normdrop.MaskStream()
+    root = random._default_source._root
+    random._after_fork()
+    assert random._default_source._root is None
+    assert random._default_source.next().entropy != root.entropy
+    normdrop.seed(None)
+
+
+def test_threads_are_not_entered_where_they_are_known_to_end_the_process(monkeypatch) -> None:
+    from normdrop._cpu import launch
+
+    monkeypatch.setattr(launch.config, "NUMBA_NUM_THREADS", 4)
+    monkeypatch.setattr(launch, "_layer_safety", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        patch.setitem(sys.modules, "torch", ModuleType("torch"))
+        assert launch.explain_parallel()[0] is False
+        assert "PyTorch" in launch.explain_parallel()[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.numba_parallel, "_is_initialized", True)
+        patch.setattr(_process, "native_threads", lambda: 1)
+        assert launch.explain_parallel() == (
+            False,
+            "Numba's threads were started by a parent of this process and did not survive the fork",
+        )
+    for layer, safe in (("omp", True), ("tbb", True), ("workqueue", False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "_layer_safety", None)
+            patch.setattr(launch.numba, "get_num_threads", lambda: 4)
+            patch.setattr(launch.numba, "threading_layer", lambda layer=layer: layer)
+            patch.setattr(_process, "native_threads", lambda: 9)
+            assert launch.explain_parallel()[0] is safe
+            assert launch.threads() == (4 if safe else 1)
+    monkeypatch.setattr(launch.config, "NUMBA_NUM_THREADS", 1)
+    assert launch.explain_parallel() == (False, "Numba has one thread")
+
+
+def test_a_threading_layer_that_does_not_start_means_no_threads(monkeypatch) -> None:
+    from normdrop._cpu import launch
+
+    def fail() -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(launch.numba, "get_num_threads", fail)
+    monkeypatch.setattr(_process, "native_threads", lambda: 9)
+    assert launch._probe_layer() == (False, "Numba's threading layer does not start: no such layer")
+
+
+def test_there_is_a_cache_folder_unless_numba_finds_none(monkeypatch) -> None:
+    from normdrop._cpu import launch
+
+    class Dispatcher:
+        def enable_caching(self) -> None:
+            raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(launch, "njit", lambda function: Dispatcher())
+    assert launch.cache_folder() is None
+
+
+def test_the_number_of_native_threads_is_unknown_where_the_system_does_not_tell(monkeypatch) -> None:
+    def fail(_path: str) -> list[str]:
+        raise OSError("no /proc")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", fail)
+        assert _process.native_threads() is None
+    if sys.platform == "linux":
+        assert _process.native_threads() >= 1
+
+
+def test_a_block_that_another_thread_took_is_not_taken_twice() -> None:
+    class Raided(deque):  # type: ignore[type-arg]
+        """Between the look and the grasp, another thread takes everything."""
+
+        def remove(self, block: object) -> None:
+            self.clear()
+            raise ValueError("not in deque")
+
+        def popleft(self) -> object:
+            self.clear()
+            raise IndexError("pop from an empty deque")
+
+    pool = _pool._Pool()
+    block = _pool._Block(100)
+    pool.idle = Raided([block])
+    assert pool.take(100) is not block
+    assert (pool.recycled, pool.fresh) == (0, 1)
+    pool.idle = Raided([_pool._Block(100), _pool._Block(100)])
+    pool.limit = 150
+    pool.shrink()
+    assert pool.idle_bytes() == 0
+    pool.give_back(_pool._Block(200))  # larger than the pool may be
+    assert pool.idle_bytes() == 0
+
+
+def test_an_overlap_that_is_too_hard_to_rule_out_is_refused(monkeypatch) -> None:
+    def too_hard(*_: object, **__: object) -> bool:
+        raise np.exceptions.TooHardError
+
+    memory = np.zeros((4, 10), np.float32)
+    x, out = memory[:, :4], memory[:, 5:9]  # beside each other, in the same memory
+    assert functional.dropout(x, 0.5, rng=1, out=out)[0] is out
+    monkeypatch.setattr(np, "shares_memory", too_hard)
+    with pytest.raises(ValueError, match="out overlaps x in memory"):
+        functional.dropout(x, 0.5, rng=1, out=out)
+
+
+@pytest.mark.parametrize("eps", [np.float32(1e-3), Fraction(1, 1000), 1])
+def test_eps_may_be_any_real_number(eps) -> None:
+    assert _checks.eps(eps) == float(eps)
+    assert normdrop.BatchNorm(2, eps=eps).eps == float(eps)
+
+
+def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
+    """The kernels themselves are compiled by other tests."""
+    from normdrop._cpu.launch import Kernel
+
+    asked = []
+    monkeypatch.setattr(Kernel, "compile", lambda self, dtype, parallel: asked.append((self, dtype, parallel)))
+    dtypes = ["float32", "float16"]
+    assert normdrop.warmup(dtypes=dtypes, parallel=False) == len(asked) == len(set(asked))
+    assert {kernel.function.__name__ for kernel, _, _ in asked} >= {
+        "_dropout", "_keep_mask", "_mask_elements", "batch_norm_in_blocks", "_update_running", "_inference_vectors",
+    }  # fmt: skip
+    assert not any(parallel for _, _, parallel in asked)
+    with pytest.raises(TypeError, match="dtypes must be"):
+        normdrop.warmup("dropout", "no such type")
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_warmup_shows_its_progress_if_rich_is_there_and_works_if_not(monkeypatch, rich) -> None:
+    from normdrop._cpu.launch import Kernel
+
+    monkeypatch.setattr(Kernel, "compile", lambda self, dtype, parallel: None)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    if rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert normdrop.warmup("dropout", parallel=False, progress=True) > 0
+    assert ("compiling kernels" in sys.stderr.getvalue()) == rich
+
+
+def test_layers_and_streams_say_what_they_are() -> None:
+    assert repr(normdrop.Dropout(0.25, shared_axes=(1,))) == "Dropout(p=0.25, shared_axes=(1,), scaling='inverted')"
+    assert repr(normdrop.Dropout2d(0.5, scaling="original")) == "Dropout2d(p=0.5, channel_axis=1, scaling='original')"
+    assert repr(normdrop.MaskStream.from_key((1, 2), 3)) == "MaskStream(key=(1, 2), call=3)"
+    assert normdrop.Dropout(0.5, scaling="original").scaling == "original"
+    assert normdrop.BatchNorm(7).num_features == 7
+
+
+def test_a_stream_for_initial_parameters_gives_one_call_to_them() -> None:
+    stream = normdrop.MaskStream.from_key((1, 2), 3)
+    gamma = normdrop.BatchNorm(4, gamma_init="uniform", rng=stream).gamma
+    assert stream.call == 4
+    again = normdrop.BatchNorm(4, gamma_init="uniform", rng=normdrop.MaskStream.from_key((1, 2), 3)).gamma
+    assert np.array_equal(gamma, again)
+
+
+@pytest.mark.jit
+def test_vectors_do_not_mix_with_scalars() -> None:
+    import numba
+
+    from normdrop._cpu.launch import helper
+    from normdrop._cpu.simd import splat, sum_lanes
+
+    @helper
+    def mixed(x):
+        return sum_lanes(splat(x) + x)
+
+    with pytest.raises(numba.TypingError):
+        mixed(1.0)
