@@ -1,5 +1,6 @@
 """The tasks of a developer: `nox` runs lint and tests, `nox -l` lists all, `nox -s docs` runs one."""
 
+import json
 from pathlib import Path
 
 import nox
@@ -15,6 +16,10 @@ OWN += ["guard_pages", "process_matrix"]
 OWN += ["half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
+# What compiles every kind of kernel, for some dtype and order of memory.
+GENERATORS = [
+    f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order")
+]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
 
 
@@ -73,10 +78,17 @@ def tests_boundscheck(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Count lines and branches; only plain Python can be counted, so the kernels are not compiled."""
-    _pytest(
-        session, *PLAIN_PYTHON, "--cov", "--cov-report=term", "--cov-report=html:build/coverage", NUMBA_DISABLE_JIT="1"
-    )
+    """Run every line: kernels as plain Python, and with the JIT what generates their code, itself plain Python."""
+    counted = "--cov", "--cov-report="
+    _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
+    # The code of a kernel that is in a cache is not generated.
+    _pytest(session, *GENERATORS, "-m", "not slow", *counted, "--cov-append", NUMBA_CACHE_DIR=session.create_tmp())
+    session.run("coverage", "html", "-d", "build/coverage")
+    session.run("coverage", "json", "-o", "build/coverage.json")
+    session.run("coverage", "report")
+    missing = json.loads(Path("build/coverage.json").read_text(encoding="utf-8"))["totals"]["missing_lines"]
+    if missing:
+        session.error(f"{missing} lines were never run")
 
 
 @nox.session

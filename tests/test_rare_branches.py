@@ -211,3 +211,56 @@ def test_vectors_do_not_mix_with_scalars() -> None:
 
     with pytest.raises(numba.TypingError):
         mixed(1.0)
+
+
+@pytest.fixture
+def uncached(monkeypatch) -> list[str]:
+    """Let every attempt at a cache fail, and list the kernels that were compiled all the same."""
+    from numba.core.dispatcher import Dispatcher
+
+    tried: list[str] = []
+
+    def enable_caching(self: Dispatcher) -> None:
+        tried.append(self.py_func.__name__)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", enable_caching)
+    return tried
+
+
+@pytest.mark.jit
+def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same(uncached) -> None:
+    from normdrop._cpu import batch_norm, launch
+
+    launchers = sys.modules["normdrop._cpu.batch_norm"]
+    assert batch_norm is not launchers
+    kernel = launch.Kernel(launchers._inference_vectors.function, "PPpf")
+    vectors, statistics = np.empty((3, 2)), np.array([[1.0, 2.0], [3.0, 8.0], [0.0, 0.0]])
+    kernel(np.dtype(np.float64), 0, vectors, statistics, np.array([[2.0, 3.0], [5.0, 6.0]]), 1.0)
+    assert len(uncached) == 1
+    assert np.array_equal(vectors, [[1, 2], [1, 1], [5, 6]])
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch, uncached, dtype) -> None:
+    """The same kernel, generated in this process for a processor that cannot convert."""
+    import importlib
+
+    from normdrop._cpu import half, launch
+
+    kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+    kernels = importlib.import_module("normdrop._cpu.dropout")
+    x = np.arange(1 << 16, dtype=np.uint16).view(kind)[: 100 * 655].copy()
+    mask = np.arange(655) % 3 != 0
+    expected = np.empty_like(x)
+    kernels.apply_mask(expected.reshape(655, 1, 100), x.reshape(655, 1, 100), np.repeat(mask[:, None], 100, 1), 0.5)
+    monkeypatch.setattr(half, "_has_half_instructions", lambda: False)
+    fresh = launch.Kernel(kernels._mask_planes.function, kernels._mask_planes.arguments)
+    y = np.full_like(x, 7)
+    fresh(kind, x.size, half.stored(y), half.stored(x), mask, 100, 0.5)
+    assert uncached
+    with np.errstate(invalid="ignore"):
+        nan = np.isnan(expected)
+        assert np.array_equal(np.isnan(y), nan)
+    assert np.array_equal(y.view(np.uint16)[~nan], expected.view(np.uint16)[~nan])
