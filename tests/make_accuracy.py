@@ -1,6 +1,6 @@
 """Write the table of errors in docs/_accuracy.md: normdrop beside NumPy and PyTorch on data made to break statistics.
 
-Run ``python benchmarks/accuracy.py``. Errors are against float64 with sums that are rounded once, on the stored float32
+Run ``python tests/make_accuracy.py``. Errors are against float64 with sums that are rounded once, on the stored float32
 values. PyTorch's columns are empty where it is not installed.
 """
 
