@@ -1,11 +1,45 @@
-"""Benchmarks for asv. Kernels are compiled in ``setup``, so that no time includes a compilation."""
+"""Benchmarks for asv, and what must be settled before NumPy and Numba are imported: the folder of compiled kernels.
 
-import numpy as np
+No commit may be timed with another's code. Numba looks for a cached kernel by the file and the line of its function,
+and two commits are installed to the same files, so each version of the sources gets a folder of its own.
+"""
 
-SHAPES = [(128, 1024), (32, 64, 56, 56)]
-DTYPES = ["float32", "float64"]
+import hashlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+SMOKE = bool(os.environ.get("NORMDROP_BENCH_SMOKE"))
+FULL = bool(os.environ.get("NORMDROP_BENCH_FULL")) and not SMOKE
+_PROCESS = os.getpid()
 
 
-def batch(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return values that no kernel can find easy: normal, with a mean."""
-    return np.random.default_rng(0).normal(1.0, 2.0, shape).astype(dtype)
+def source_digest() -> str:
+    """Return a digest of the sources of the normdrop that will be imported."""
+    spec = importlib.util.find_spec("normdrop")
+    if spec is None or spec.origin is None:
+        raise ImportError("normdrop is not installed in this environment")
+    package = Path(spec.origin).parent
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        digest.update(str(source.relative_to(package)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def isolate_kernels() -> None:
+    """Keep compiled kernels in a folder of the environment that belongs to these sources alone."""
+    if "numba" in sys.modules:
+        raise RuntimeError("Numba was imported before the benchmarks and has chosen a folder for kernels")
+    folder = Path(os.environ.get("ASV_ENV_DIR", sys.prefix)) / "normdrop-kernels" / source_digest()
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def check_process() -> None:
+    """Refuse to measure in a forked process: there normdrop stays on one thread."""
+    if os.getpid() != _PROCESS:
+        raise RuntimeError("benchmarks need a process of their own: asv --launch-method spawn")
+
+
+if not SMOKE:  # nothing is timed there, and the kernels of other tests may be used
+    isolate_kernels()

@@ -1,47 +1,74 @@
-"""Dropout with a buffer for the output, beside a plain copy of as many bytes: the floor that memory sets."""
+"""Dropout of elements in transformers, perceptrons and images, and dropout of channels."""
+
+from functools import partial
 
 import numpy as np
 
+import normdrop as nd
 from normdrop import functional
 
-from . import DTYPES, SHAPES, batch
+from .inputs import Batch
+from .passes import Calls, _Passes, one_after_the_other, torch_passes
+from .shapes import DTYPES, LAYOUTS, MAPS, ONE_LAYOUT, OPERATIONS, TOKENS, TRANSFORMERS, family_of
 
 
-class Dropout:
-    """Element dropout at p = 0.5."""
+class _Dropout(_Passes):
+    shared_axes = ()  # axes on which a mask has one element for all
 
-    params = [SHAPES, DTYPES]
-    param_names = ["shape", "dtype"]
+    @staticmethod
+    def p(name: str) -> float:
+        return 0.1 if family_of(name) in TRANSFORMERS else 0.5
 
-    def setup(self, shape, dtype):
-        self.x = batch(shape, dtype)
-        self.y = np.empty_like(self.x)
-        self.dx = np.empty_like(self.x)
-        self.time_copy(shape, dtype)
-        _, self.context = functional.dropout(self.x, 0.5, rng=0, out=self.y)
-        self.time_backward(shape, dtype)
+    def normdrop(self, batch: Batch, name: str) -> Calls:
+        x, dy, y, dx = batch.x, batch.dy, batch.buffer(), batch.buffer()
+        layer = nd.Dropout(self.p(name), shared_axes=self.shared_axes, rng=0)
+        context = functional.dropout(x, self.p(name), shared_axes=self.shared_axes, rng=0, out=y)[1]
+        return {
+            "forward": lambda: layer(x, out=y),
+            "backward": lambda: functional.dropout_backward(dy, context, out=dx),
+            "step": lambda: (layer(x, out=y), layer.backward(dy, out=dx)),
+        }
 
-    def time_copy(self, shape, dtype):
-        np.copyto(self.y, self.x)
+    def numpy(self, batch: Batch, name: str) -> Calls:
+        x, dy, y, dx = map(batch.dense, (batch.x, batch.dy, batch.buffer(), batch.buffer()))
+        p, rng = self.p(name), np.random.default_rng(0)
+        lengths = [1 if axis in self.shared_axes else n for axis, n in enumerate(batch.shape)]
+        shape = batch.dense(np.broadcast_to(False, lengths)).shape
+        scale = batch.dtype.type(1 / (1 - p))
+        kept = np.empty(shape, bool)
 
-    def time_forward(self, shape, dtype):
-        functional.dropout(self.x, 0.5, rng=0, out=self.y)
+        def apply(values: np.ndarray, out: np.ndarray) -> np.ndarray:
+            np.multiply(values, kept, out=out)
+            return np.multiply(out, scale, out=out)
 
-    def time_backward(self, shape, dtype):
-        functional.dropout_backward(self.x, self.context, out=self.dx)
+        def forward() -> np.ndarray:
+            np.greater_equal(rng.random(shape, np.float32), p, out=kept)
+            return apply(x, y)
+
+        forward()
+        return one_after_the_other(forward, partial(apply, dy, dx))
+
+    def torch(self, batch: Batch, name: str) -> Calls:
+        import torch.nn.functional as nn
+
+        function = nn.dropout2d if self.shared_axes else nn.dropout
+        return torch_passes(lambda x: function(x, self.p(name), True), batch)
 
 
-class ChannelDropout:
-    """Whole channels dropped at p = 0.5: one mask element for each sample and channel."""
+class Dropout(_Dropout):
+    """Elements; p is 0.1 in transformers, else 0.5."""
 
-    params = [SHAPES[1:], DTYPES]
-    param_names = ["shape", "dtype"]
+    params = [OPERATIONS, DTYPES, ONE_LAYOUT, TOKENS]
 
-    def setup(self, shape, dtype):
-        self.x = batch(shape, dtype)
-        self.y = np.empty_like(self.x)
-        self.shared_axes = tuple(range(2, len(shape)))
-        self.time_forward(shape, dtype)
 
-    def time_forward(self, shape, dtype):
-        functional.dropout(self.x, 0.5, shared_axes=self.shared_axes, rng=0, out=self.y)
+class ImageDropout(_Dropout):
+    """Elements of images at p = 0.5."""
+
+    params = [OPERATIONS, DTYPES, LAYOUTS, MAPS]
+
+
+class ChannelDropout(_Dropout):
+    """Whole channels of images at p = 0.5."""
+
+    params = [OPERATIONS, DTYPES, LAYOUTS, MAPS]
+    shared_axes = (2, 3)
