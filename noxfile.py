@@ -11,9 +11,9 @@ nox.options.reuse_existing_virtualenvs = True
 
 TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
-OWN = ["bench", "demo", "imports", "kernel_cache", "launch", "processes", "vectorized", "warmup"]
-OWN += ["guard_pages", "process_matrix"]
-OWN += ["half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
+OWN = ["bench", "benchmarks", "demo", "imports", "kernel_cache", "kernel_cache_mended", "launch", "processes"]
+OWN += ["process_matrix", "promises", "vectorized", "warmup"]
+OWN += ["guard_pages", "half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 # What compiles every kind of kernel, for some dtype and order of memory.
@@ -104,10 +104,34 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "build/docs")
 
 
-@nox.session
+@nox.session(name="bench-smoke")
 def bench_smoke(session: nox.Session) -> None:
-    """Run every benchmark once, on the package as installed here; the numbers mean nothing."""
+    """Run every benchmark once with small arrays, first alone and then under asv; the numbers mean nothing."""
     session.install(".[asv]")
-    session.chdir("benchmarks")
-    session.run("asv", "machine", "--yes")
-    session.run("asv", "run", "--quick", "--show-stderr", "--environment", "existing:python", *session.posargs)
+    session.run("python", "benchmarks", "smoke")
+    _asv(session, "run", "--quick", "--show-stderr", "--environment", "existing:python", smoke=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run all benchmarks on the latest commit, on the large shapes, too, and make the pages; takes hours."""
+    session.install(".[asv]")
+    _asv(session, "run", "HEAD^!", "--show-stderr", *session.posargs, full=True)
+    _asv(session, "publish")
+
+
+@nox.session(name="bench-compare")
+def bench_compare(session: nox.Session) -> None:
+    """Compare the ratios of the latest commit with those of another: nox -s bench-compare -- BASE."""
+    if not session.posargs:
+        session.error("which commit to compare with? nox -s bench-compare -- main")
+    base, *options = session.posargs
+    session.install(".[asv]")
+    _asv(session, "continuous", base, "HEAD", *(options or ["--bench", "track_copy_ratio"]))
+
+
+def _asv(session: nox.Session, command: str, *args: str, smoke: bool = False, full: bool = False) -> None:
+    with session.chdir("benchmarks"):
+        session.run("asv", "machine", "--yes", silent=True)
+        env = {"NORMDROP_BENCH_SMOKE": "1" if smoke else "", "NORMDROP_BENCH_FULL": "1" if full else ""}
+        session.run("asv", command, *args, env=env)
