@@ -114,6 +114,40 @@ def test_no_kernel_has_fast_math_and_all_release_the_lock(monkeypatch: pytest.Mo
         assert bool(options.get("parallel")) == parallel, name
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", ["planes.backward", "planes.normalize"])
+def test_a_parallel_kernel_just_compiled_is_right_in_place_wherever_arrays_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernel: str, name: str
+) -> None:
+    """Numba tells LLVM that arrays of a parallel loop never overlap: loads must not move beyond stores for that."""
+    import numba
+
+    from normdrop._cpu.half import stored
+
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    run = _fresh(_kernels()[kernel]).compile(dtype, parallel=True)
+    rng = np.random.default_rng(3)
+    for inner in (17, 37, 333, 2050):
+        shape = (3, 4, inner)
+        x, dy = rng.normal(size=(2, *shape)).astype(dtype)
+        work = np.empty((4, 8))
+        numbers = rng.normal(size=(3, 4)), rng.normal(size=4)
+        for first in range(0, 32, 3):
+            results = []
+            for in_place in (False, True):
+                places = np.full((2, x.size + 32), np.nan, dtype)
+                source, other = (stored(place[first : first + x.size].reshape(shape)) for place in places)
+                source[...] = stored(dy)
+                out = source if in_place else other
+                if kernel == "planes.normalize":
+                    run(out, source, numbers[0], work)
+                else:
+                    run(out, source, stored(x), np.empty((2, 4)), *numbers, work)
+                results.append(out.tobytes())
+            assert results[0] == results[1], (inner, first)
+
+
 def test_no_function_that_kernels_call_has_fast_math() -> None:
     from numba.core.registry import CPUDispatcher
 

@@ -14,7 +14,6 @@ from normdrop._cpu.mask_law import GROUP, group_bits, is_kept
 from normdrop._cpu.memory import (
     STREAM_ALIGNMENT,
     address,
-    fence,
     load,
     load_bits,
     load_part,
@@ -24,7 +23,7 @@ from normdrop._cpu.memory import (
     store_part,
 )
 from normdrop._cpu.simd import LANES, keep
-from normdrop._cpu.streaming import first_whole, is_long, put, streams
+from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -40,17 +39,18 @@ def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, sc
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
         streaming = streams(y, x) and address(y) % STREAM_ALIGNMENT == 0
+        to, source = pointer(y, 0), pointer(x, 0)
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), GROUP):
             bits = group_bits(first // GROUP, key0, key1, call, threshold)
             if first + GROUP <= n:
                 for k in range(GROUP // LANES):
                     i = first + LANES * k
-                    put(y, i, keep(bits[k], load(x, i) * factors), streaming)
+                    put(to, i, keep(bits[k], load(source, i) * factors), streaming)
             else:
                 for k in range(GROUP // LANES):
                     i = first + LANES * k
                     if i < n:
-                        store_part(y, i, keep(bits[k], load_part(x, i, i, n) * factors), i, n)
+                        store_part(to, i, keep(bits[k], load_part(source, i, i, n) * factors), i, n)
         fence()
 
 

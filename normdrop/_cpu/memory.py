@@ -24,7 +24,7 @@ _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 
 
 class PointerType(types.Type):
-    """Where an array's elements begin; unlike an array it has no reference count, which costs in short loops."""
+    """Where elements are; unlike an array it has no reference count, which costs in short loops."""
 
     def __init__(self, dtype: Any, mutable: bool) -> None:
         self.dtype = dtype
@@ -50,14 +50,21 @@ def _pointer(context: Any, builder: Any, x: Any, value: Any, index: Any, target:
 
 def _pointer_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.gep(_data(context, builder, x, args[0]), [args[1]])
+        place = builder.gep(_data(context, builder, x, args[0]), [args[1]])
+        if isinstance(x, PointerType):
+            return place
+        opaque = ir.InlineAsm(ir.FunctionType(place.type, [place.type]), "", "=r,0")
+        return builder.call(opaque, [place])  # LLVM does not know that it is the same
 
     return PointerType(x.dtype, x.mutable)(x, types.int64), codegen
 
 
 @compiled_as(_pointer_typing)
 def pointer(x: Any, i: Any) -> Any:
-    """Return where element i of a contiguous array is; the functions of this module take it for a flat array."""
+    """Return where element i of a contiguous array is, which the functions of this module take for a flat array.
+
+    Numba tells LLVM that arrays in parallel loops never overlap; those that may be one, in place, are reached by this.
+    """
     return x.reshape(-1)[int(i) :]
 
 
@@ -221,19 +228,6 @@ def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
 def stream(y: Any, i: Any, value: Any) -> None:
     """Set y[i : i + 16] = value past the caches; y[i] must be aligned to 16 bytes, and `fence` must follow."""
     store(y, i, value)
-
-
-def _fence_typing(_typing_context: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@compiled_as(_fence_typing)
-def fence() -> None:
-    """Let other threads see what was streamed."""
 
 
 def _prefetch_typing(_typing_context: Any, x: Any, i: Any) -> Any:

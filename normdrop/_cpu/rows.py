@@ -14,7 +14,7 @@ from numba import prange
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, fence, load, load_part, pointer, store, store_part
+from normdrop._cpu.memory import address, load, load_part, pointer, store, store_part
 from normdrop._cpu.row_sums import (
     BEYOND,
     grid_of,
@@ -27,7 +27,7 @@ from normdrop._cpu.row_sums import (
     workspace_shape,
 )
 from normdrop._cpu.simd import LANES, splat, sqrt, widen
-from normdrop._cpu.streaming import first_whole, is_long, put, streams
+from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba import types
+
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import CACHE_LINE, address, item_size, store, stream
-from normdrop._cpu.simd import LANES
+from normdrop._cpu.simd import LANES, compiled_as
 
 _LARGE = 3 << 22  # bytes; with the input, most of a usual last-level cache
 _LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
@@ -45,3 +47,16 @@ def put(y: Any, i: Any, value: Any, streaming: Any) -> None:
         stream(y, i, value)
     else:
         store(y, i, value)
+
+
+def _fence_typing(_typing_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@compiled_as(_fence_typing)
+def fence() -> None:
+    """Let other threads see what was streamed."""
