@@ -245,12 +245,18 @@ class MaskStream:
         int
             The call that is now the caller's alone, also when several threads ask at once.
         """
-        with _stream_lock:
-            call = self._call
-            if call >= _MAX_CALL - 1:
-                raise RuntimeError(f"stream is exhausted: call has reached {call}; use a stream with another key")
-            self._call = call + 1
-        return call
+        taken = False
+        try:
+            with _stream_lock:
+                call = self._call
+                if call >= _MAX_CALL - 1:
+                    raise RuntimeError(f"stream is exhausted: call has reached {call}; use a stream with another key")
+                self._call, taken = call + 1, True
+                return call
+        except BaseException:  # an interrupt: nobody has got the call
+            if taken:
+                self.give_back(call)
+            raise
 
     def give_back(self, call: int) -> None:
         """Undo `take` after a pass that failed, unless somebody has taken a later call meanwhile.

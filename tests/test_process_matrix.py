@@ -113,4 +113,4 @@ def test_a_call_neither_ends_nor_hangs_nor_changes_bits(
     if scenario in NEEDS and importlib.util.find_spec(NEEDS[scenario]) is None:
         pytest.skip(f"{NEEDS[scenario]} is not installed")
     for _ in range(SCENARIOS[scenario]):
-        assert _run(tmp_path, env, scenario, digest) == "done"
+        assert _run(tmp_path, env, scenario, digest).splitlines()[-1] == "done"  # TBB warns on standard output

@@ -194,17 +194,22 @@ def dropout(
     if x.size == 0:
         context = context._replace(threshold=0)  # nothing is dropped, and a mask of shared axes keeps everything
     if mask is not None or x.size == 0:
-        y = _apply(x, context, out)
-    else:
-        stream = as_stream(rng)
+        return _result(_apply(x, context, out), context, return_mask)
+    stream, call = as_stream(rng), None
+    try:
         call = stream.take()
         context = context._replace(key=stream.key, call=call)
-        try:
-            y = _apply(x, context, out)
-        except BaseException:
+        return _result(_apply(x, context, out), context, return_mask)
+    except BaseException:
+        if call is not None:
             stream.give_back(call)
-            raise
-    return (y, context, _mask(context, _backend.select(x)).copy()) if return_mask else (y, context)
+        raise
+
+
+def _result(
+    y: Array, context: DropoutContext, return_mask: bool
+) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
+    return (y, context, _mask(context, _backend.select(y)).copy()) if return_mask else (y, context)
 
 
 def dropout_inference(

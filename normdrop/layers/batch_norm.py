@@ -207,6 +207,7 @@ class BatchNorm(Layer):
             y, context = functional.batch_norm(x, self.gamma, self.beta, **options)
             if self.training and x.size:
                 self._update(context, x, out)
+                return y
         else:
             y, context = functional.batch_norm_inference(
                 x, self.running_mean, self.running_var, self.gamma, self.beta, keep_x=keep_x, **options
@@ -225,20 +226,26 @@ class BatchNorm(Layer):
             )
 
     def _update(self, context: BatchNormContext, x: Array, out: Array | None) -> None:
-        """Fold the batch into the running statistics; all or nothing."""
-        if self.running_mean is None or self.running_var is None:
+        """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it."""
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None:
+            self._context = context
             return
         n = context.n
         old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
+        before = mean.copy(), var.copy()
+        scalars = {name: vars(self)[name] for name in ("_context", *_COUNTS)}
         try:
-            done = update_running(self.running_mean, self.running_var, context, old, self.unbiased, self._on_nonfinite)
-        except FloatingPointError:
-            if out is not None and np.may_share_memory(out, x):
+            self._context = context
+            if update_running(mean, var, context, old, self.unbiased, self._on_nonfinite):
+                self.num_batches += 1
+                self.num_values += n
+        except BaseException as error:
+            mean[...], var[...] = before
+            vars(self).update(scalars)
+            if isinstance(error, FloatingPointError) and out is not None and np.may_share_memory(out, x):
                 out[...] = context.x  # the copy that was made because x was to be overwritten
             raise
-        if done:
-            self.num_batches += 1
-            self.num_values += n
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """Compute the gradients of the last forward pass.
@@ -270,9 +277,8 @@ class BatchNorm(Layer):
             dx, dgamma, dbeta = functional.batch_norm_backward(dy, context, out=out)
         else:
             dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, context, out=out)
-        if self.gamma is not None:
-            self.dgamma, self.dbeta = dgamma, dbeta
-        self._context = None
+        done = {"_context": None} if self.gamma is None else {"_context": None, "dgamma": dgamma, "dbeta": dbeta}
+        vars(self).update(done)  # in one step, which nothing interrupts
         return dx
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
@@ -332,9 +338,15 @@ class BatchNorm(Layer):
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        for name, array in arrays.items():
-            array[...] = values[name]
-        self.num_batches, self.num_values = counts["num_batches"], counts["num_values"]
+        before = {name: array.copy() for name, array in arrays.items()}
+        try:
+            for name, array in arrays.items():
+                array[...] = values[name]
+            vars(self).update(counts)
+        except BaseException:  # an interrupt
+            for name, array in arrays.items():
+                array[...] = before[name]
+            raise
 
     def __repr__(self) -> str:
         return (

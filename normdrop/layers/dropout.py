@@ -132,11 +132,23 @@ class Dropout(Layer):
             y, context = functional.dropout_inference(x, self._p, scaling=self._scaling, out=out)
         else:
             stream = self.stream if mask is None else None
-            y, context = functional.dropout(
-                x, self._p, shared_axes=axes, scaling=self._scaling, rng=stream, mask=mask, out=out
-            )
+            return self._drawn(x, stream, {"shared_axes": axes, "scaling": self._scaling, "mask": mask, "out": out})
         self._context = context
         return y
+
+    def _drawn(self, x: Array, stream: MaskStream | None, options: dict[str, Any]) -> Array:
+        """Apply dropout and keep the context; all or nothing, whatever interrupts it."""
+        before, context = self._context, None
+        y: Array
+        try:
+            y, context = functional.dropout(x, self._p, rng=stream, **options)
+            self._context = context
+            return y
+        except BaseException:
+            self._context = before
+            if context is not None and stream is not None and x.size:
+                stream.give_back(context.call)
+            raise
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         """Apply the mask and scale of the last forward pass to the gradient.
