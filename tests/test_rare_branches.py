@@ -260,3 +260,49 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
         nan = np.isnan(expected)
         assert np.array_equal(np.isnan(y), nan)
     assert np.array_equal(y.view(np.uint16)[~nan], expected.view(np.uint16)[~nan])
+
+
+def test_channels_larger_than_the_caches_or_too_few_for_the_threads_are_computed_in_blocks() -> None:
+    from normdrop._cpu import batch_norm as _  # noqa: F401  # the package gives the module's name to its function
+
+    launchers = sys.modules["normdrop._cpu.batch_norm"]
+
+    def name(shape: tuple[int, ...]) -> str:
+        return str(launchers._plan("batch_norm", shape, 4)[0].function.__name__)
+
+    assert name((1, 1000, 2_000_000)) == "batch_norm_in_blocks"
+    assert name((2, 1, 100_000)) == "batch_norm_in_blocks"
+    assert name((2, 1, 100)) == name((2, 100_000, 100)) == "batch_norm"
+
+
+def test_workspaces_of_many_shapes_are_let_go_when_they_are_too_much(monkeypatch) -> None:
+    from normdrop._cpu import scratch
+
+    monkeypatch.setattr(scratch, "_buffers", scratch._Buffers())
+    shapes = [(n, 1 << 16) for n in (4, 5, 6, 7)]  # 2 to 3.5 MB each
+    for shape in shapes:
+        assert scratch.scratch(shape).shape == shape
+        assert scratch._buffers.n_bytes <= scratch._LIMIT
+    assert shapes[-1] in scratch._buffers.by_shape
+    assert shapes[0] not in scratch._buffers.by_shape
+    assert scratch.scratch(shapes[-1]) is scratch.scratch(shapes[-1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics_may_lie_anywhere_in_memory(dtype) -> None:
+    x = np.random.default_rng(0).normal(2.0, 3.0, (9, 4)).astype(np.float32)
+    layer, plain = normdrop.BatchNorm(4, dtype=dtype), normdrop.BatchNorm(4, dtype=dtype)
+    layer.running_mean = np.zeros(8, dtype)[::2]
+    layer.running_var = np.ones(4, dtype)[::-1]
+    for _ in range(2):
+        assert np.array_equal(layer(x), plain(x))
+    assert np.array_equal(layer.running_mean, plain.running_mean)
+    assert np.array_equal(layer.running_var, plain.running_var)
+
+
+def test_the_limit_of_the_pool_is_given_back_and_can_be_restored() -> None:
+    before = normdrop.set_pool_limit(12345)
+    try:
+        assert normdrop.pool_info().limit == 12345
+    finally:
+        assert normdrop.set_pool_limit(before) == 12345

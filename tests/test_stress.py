@@ -1,7 +1,11 @@
-"""Many passes over random shapes, places and dtypes: in place, into outputs full of NaN, and the reference."""
+"""Many passes over random shapes, places and dtypes: in place, into outputs full of NaN, and the reference.
+
+``HYPOTHESIS_PROFILE=thorough pytest tests/test_stress.py`` makes thirty times as many passes.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,8 @@ pytestmark = [pytest.mark.jit, pytest.mark.slow]
 Array = np.ndarray[Any, np.dtype[Any]]
 CLOSE = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 3e-7, "float64": 1e-11}
 BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32, "float64": np.uint64}
-ROUNDS = 100
+MORE = 30 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1
+ROUNDS = {300: 12 * MORE, 5000: 8 * MORE, 200_000: 2 * MORE}
 
 
 def _shape(rng: np.random.Generator, size: int) -> tuple[int, ...]:
@@ -76,12 +81,12 @@ def _passes(how: str, arrays: Any, orders: Any, offsets: list[int], axis: int) -
     return [*made, [y], [functional.dropout_backward(source, drawn, out=out)]]
 
 
-@pytest.mark.parametrize("size", [300, 5000, 200_000])
+@pytest.mark.parametrize("size", list(ROUNDS))
 @pytest.mark.parametrize("dtype", list(CLOSE))
 def test_in_place_out_of_place_and_reference_agree_on_random_passes(monkeypatch, dtype, size) -> None:
     kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
     compiled = _backend.select(np.empty(1))
-    for seed in range(ROUNDS if size < 100_000 else ROUNDS // 5):
+    for seed in range(ROUNDS[size]):
         rng = np.random.default_rng([seed, size])
         shape = _shape(rng, size)
         axis = int(rng.integers(len(shape)))
