@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import threading
-from collections import deque
 from fractions import Fraction
 from types import ModuleType
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import normdrop
-from normdrop import _checks, _pool, _process, functional, random
+from normdrop import _checks, _process, random
 
 
 def test_a_stream_lock_that_was_held_at_a_fork_is_free_in_the_child(monkeypatch) -> None:
@@ -103,43 +102,6 @@ def test_the_number_of_native_threads_is_unknown_where_the_system_does_not_tell(
         assert _process.native_threads() is None
     if sys.platform == "linux":
         assert _process.native_threads() >= 1
-
-
-def test_a_block_that_another_thread_took_is_not_taken_twice() -> None:
-    class Raided(deque):  # type: ignore[type-arg]
-        """Between the look and the grasp, another thread takes everything."""
-
-        def remove(self, block: object) -> None:
-            self.clear()
-            raise ValueError("not in deque")
-
-        def popleft(self) -> object:
-            self.clear()
-            raise IndexError("pop from an empty deque")
-
-    pool = _pool._Pool()
-    block = _pool._Block(100)
-    pool.idle = Raided([block])
-    assert pool.take(100) is not block
-    assert (pool.recycled, pool.fresh) == (0, 1)
-    pool.idle = Raided([_pool._Block(100), _pool._Block(100)])
-    pool.limit = 150
-    pool.shrink()
-    assert pool.idle_bytes() == 0
-    pool.give_back(_pool._Block(200))  # larger than the pool may be
-    assert pool.idle_bytes() == 0
-
-
-def test_an_overlap_that_is_too_hard_to_rule_out_is_refused(monkeypatch) -> None:
-    def too_hard(*_: object, **__: object) -> bool:
-        raise np.exceptions.TooHardError
-
-    memory = np.zeros((4, 10), np.float32)
-    x, out = memory[:, :4], memory[:, 5:9]  # beside each other, in the same memory
-    assert functional.dropout(x, 0.5, rng=1, out=out)[0] is out
-    monkeypatch.setattr(np, "shares_memory", too_hard)
-    with pytest.raises(ValueError, match="out overlaps x in memory"):
-        functional.dropout(x, 0.5, rng=1, out=out)
 
 
 @pytest.mark.parametrize("eps", [np.float32(1e-3), Fraction(1, 1000), 1])
@@ -275,34 +237,23 @@ def test_channels_larger_than_the_caches_or_too_few_for_the_threads_are_computed
     assert name((2, 1, 100)) == name((2, 100_000, 100)) == "batch_norm"
 
 
-def test_workspaces_of_many_shapes_are_let_go_when_they_are_too_much(monkeypatch) -> None:
-    from normdrop._cpu import scratch
-
-    monkeypatch.setattr(scratch, "_buffers", scratch._Buffers())
-    shapes = [(n, 1 << 16) for n in (4, 5, 6, 7)]  # 2 to 3.5 MB each
-    for shape in shapes:
-        assert scratch.scratch(shape).shape == shape
-        assert scratch._buffers.n_bytes <= scratch._LIMIT
-    assert shapes[-1] in scratch._buffers.by_shape
-    assert shapes[0] not in scratch._buffers.by_shape
-    assert scratch.scratch(shapes[-1]) is scratch.scratch(shapes[-1])
+def test_a_child_of_a_seeded_process_goes_on_with_its_keys() -> None:
+    normdrop.seed(3)
+    root = random._default_source._root
+    random._after_fork()
+    assert random._default_source._root is root
+    normdrop.seed(None)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_running_statistics_may_lie_anywhere_in_memory(dtype) -> None:
-    x = np.random.default_rng(0).normal(2.0, 3.0, (9, 4)).astype(np.float32)
-    layer, plain = normdrop.BatchNorm(4, dtype=dtype), normdrop.BatchNorm(4, dtype=dtype)
-    layer.running_mean = np.zeros(8, dtype)[::2]
-    layer.running_var = np.ones(4, dtype)[::-1]
-    for _ in range(2):
-        assert np.array_equal(layer(x), plain(x))
-    assert np.array_equal(layer.running_mean, plain.running_mean)
-    assert np.array_equal(layer.running_var, plain.running_var)
+def test_the_description_of_this_machine_names_a_processor_a_width_and_a_folder() -> None:
+    from normdrop._cpu import launch
+
+    assert launch.cpu_name()
+    assert launch.vector_width() in (128, 256, 512)
+    assert os.path.isabs(launch.cache_folder() or "/")
 
 
-def test_the_limit_of_the_pool_is_given_back_and_can_be_restored() -> None:
-    before = normdrop.set_pool_limit(12345)
-    try:
-        assert normdrop.pool_info().limit == 12345
-    finally:
-        assert normdrop.set_pool_limit(before) == 12345
+@pytest.mark.parametrize("dtype", [None, "int32", ">f4"])
+def test_warmup_refuses_dtypes_that_inputs_cannot_have(dtype) -> None:
+    with pytest.raises(TypeError, match="dtypes must be float32"):
+        normdrop.warmup("dropout", dtype)
