@@ -10,7 +10,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _process  # noqa: F401  # its fork hook must be in place before any fork
+from normdrop import (
+    _device,
+    _process,  # noqa: F401  # its fork hook must be in place before any fork
+)
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -53,11 +56,16 @@ class Backend(Protocol):
 _serving: dict[str, Backend] = {}
 
 
-def select(x: Array) -> Backend:  # there is one backend so far
+def select(x: Array) -> Backend:
     """Return the backend for `x`; Numba is imported here, on the first call, and nowhere earlier."""
-    backend = _serving.get("cpu")
+    name = "cpu" if _device.on_host(x) else "cuda"
+    backend = _serving.get(name)
     if backend is None:
-        from normdrop import _cpu
-
-        backend = _serving["cpu"] = cast(Backend, _cpu)
+        backend = _serving[name] = cast(Backend, _cpu() if name == "cpu" else _device.backend())
     return backend
+
+
+def _cpu() -> Any:
+    from normdrop import _cpu
+
+    return _cpu

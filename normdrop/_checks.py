@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from normdrop import _device
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -101,18 +103,34 @@ def array(x: object, name: str) -> Array:
     if type(x) is np.ndarray and x.dtype.char in "fde" and x.dtype.isnative:
         return x
     if not isinstance(x, np.ndarray):
+        if _device.is_device_array(x):
+            return _of_float_dtype(_device.view(x), name)
         raise TypeError(f"{name} must be a NumPy array; got {type(x).__name__}. Convert it with np.asarray({name}).")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.filled(value) instead")
+    return np.asarray(_of_float_dtype(x, name))
+
+
+def _of_float_dtype(x: Array, name: str) -> Array:
     dtype = x.dtype
-    if dtype.char in "fde" or is_bfloat16(dtype):
-        if not dtype.isnative:
-            raise TypeError(
-                f"{name} has dtype {dtype.str!r} in foreign byte order; "
-                f"use {name}.astype({name}.dtype.newbyteorder('='))"
-            )
-        return np.asarray(x)
-    raise TypeError(f"{name} must have dtype {_NAMES}; got {dtype}. Use {name}.astype(np.float32).")
+    if dtype.char not in "fde" and not is_bfloat16(dtype):
+        raise TypeError(f"{name} must have dtype {_NAMES}; got {dtype}. Use {name}.astype(np.float32).")
+    if not dtype.isnative:
+        raise TypeError(
+            f"{name} has dtype {dtype.str!r} in foreign byte order; use {name}.astype({name}.dtype.newbyteorder('='))"
+        )
+    return x
+
+
+def same_place(values: Array, name: str, x: Array, like: str) -> None:
+    """Check that two arrays are both on the host, or both on the same GPU."""
+    if type(values) is type(x) is np.ndarray:
+        return
+    here, there = _device.place(_device.view(values)), _device.place(_device.view(x))
+    if here != there:
+        raise TypeError(
+            f"{name} is {here}, but {like} is {there}; move one of them, a layer with its to_device() or to_host()"
+        )
 
 
 def same_shape(x: Array, shape: tuple[int, ...], name: str, like: str) -> None:
@@ -130,19 +148,21 @@ def gradient(dy: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return dy
 
 
-def out(target: object, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
+def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
     """Check that `target` can take a result of the shape and dtype of `x`.
 
     It may occupy exactly the memory of an input (in place), never a part of it.
     """
-    if type(target) is np.ndarray and target.flags.carray and target.shape == x.shape and target.dtype == x.dtype:
+    plain = type(target) is type(x) is np.ndarray and target.flags.carray
+    if plain and target.shape == x.shape and target.dtype == x.dtype:
         for _, values in inputs:
             if np.may_share_memory(target, values):
                 break
         else:
             return target
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
+    if not _device.on_host(target):
+        target = _out_on_device(target, x)
+    same_place(target, "out", x, "x")
     if target.dtype != x.dtype or not target.dtype.isnative:
         raise TypeError(f"out must have the dtype of x, {x.dtype}; got {target.dtype.str!r}")
     if isinstance(target, np.ma.MaskedArray):
@@ -156,21 +176,36 @@ def out(target: object, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
             f"out has elements that share memory (strides {target.strides}); pass an array with its own memory"
         )
     for name, values in inputs:
-        if np.may_share_memory(target, values) and not _same_elements(target, values) and _overlap(target, values):
+        if may_share_memory(target, values) and not _same_elements(target, values) and _overlap(target, values):
             raise ValueError(f"out overlaps {name} in memory without being {name} itself; pass {name} or another array")
-    return target if type(target) is np.ndarray else np.asarray(target)
+    return np.asarray(target) if isinstance(target, np.ndarray) else target
+
+
+def _out_on_device(target: Any, x: Array) -> Array:
+    if not _device.is_device_array(target):
+        raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
+    return _device.view(target)  # type: ignore[no-any-return]
+
+
+def may_share_memory(a: Array, b: Array) -> bool:
+    """Whether the memory of two arrays overlaps, by its first and last address."""
+    if _device.on_host(a):
+        return _device.on_host(b) and np.may_share_memory(a, b)
+    (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)
+    return a_first < b_end and b_first < a_end
+
+
+def _address(a: Array) -> int:
+    return int(a.__array_interface__["data"][0]) if _device.on_host(a) else _device.extent(a)[0]
 
 
 def _same_elements(a: Array, b: Array) -> bool:
-    return (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and a.strides == b.strides
-        and a.shape == b.shape
-        and a.dtype == b.dtype
-    )
+    return _address(a) == _address(b) and a.strides == b.strides and a.shape == b.shape and a.dtype == b.dtype
 
 
 def _overlap(a: Array, b: Array) -> bool:
+    if not _device.on_host(a):
+        return True
     try:
         return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]  # the stub is too narrow
     except np.exceptions.TooHardError:
@@ -189,16 +224,20 @@ def _overlaps_itself(x: Array) -> bool:
     return False
 
 
-def mask(values: object, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Return a caller's mask after checking dtype and shape."""
+def mask(values: Any, shape: tuple[int, ...], x: Array) -> npt.NDArray[np.bool_]:
+    """Return a caller's mask for `x` after checking dtype, shape and place."""
+    taken = isinstance(values, np.ndarray)
+    if not taken and _device.is_device_array(values):
+        values, taken = _device.view(values), True
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError("mask must be a boolean NumPy array; got a masked array. Use mask.filled(False).")
-    if not isinstance(values, np.ndarray) or values.dtype != np.bool_:
-        what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+    if not taken or values.dtype != np.bool_:
+        what = values.dtype if taken else type(values).__name__
         raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")
     if values.shape != shape:
         raise ValueError(f"mask must have shape {shape}: the shape of x with 1 on the shared axes; got {values.shape}")
-    return values
+    same_place(values, "mask", x, "x")
+    return cast(npt.NDArray[np.bool_], values)
 
 
 def axis(value: object, name: str, ndim: int) -> int:
@@ -225,9 +264,10 @@ def rank(x: Array, ranks: tuple[int, ...], name: str, hint: str) -> None:
         raise ValueError(f"x must have {wanted} axes for {name}; got {x.ndim} (shape {x.shape}). {hint}")
 
 
-def channels(values: object, name: str, n_channels: int) -> Array:
-    """Return a per-channel vector of a native float dtype."""
+def channels(values: object, name: str, n_channels: int, x: Array) -> Array:
+    """Return a per-channel vector of a native float dtype, where `x` is."""
     vector = array(values, name)
+    same_place(vector, name, x, "x")
     if vector.shape != (n_channels,):
         raise ValueError(f"{name} must have shape ({n_channels},), one value per channel of x; got {vector.shape}")
     return vector

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _pool
+from normdrop import _device, _pool
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -54,8 +54,11 @@ class Layout:
             self._exchanges[shape] = _exchange([axis for axis in self.order if shape[axis] > 1], shape)
         return self._exchanges[shape]
 
-    def empty(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
-        """Return a new array of this layout."""
+    def empty(self, x: Array) -> Array:
+        """Return a new array of this layout, of the shape and dtype of `x` and where it is."""
+        shape, dtype = x.shape, x.dtype
+        if not _device.on_host(x):
+            return cast(Array, _device.empty(shape, dtype, x, self.order))
         if self.is_c_order:
             return _pool.empty(shape, dtype)
         return _pool.empty(tuple(shape[axis] for axis in self.order), dtype).transpose(np.argsort(self.order))
@@ -71,7 +74,7 @@ class Layout:
         """Return `x`, or a copy of it that has this layout."""
         if self.of_same(x):
             return x
-        copy = self.empty(x.shape, x.dtype)
+        copy = self.empty(x)
         copy[...] = x
         return copy
 
@@ -116,19 +119,31 @@ def dense(x: Array) -> tuple[Array, Layout]:
     return copy, _layout(_axes_by_stride(copy.shape, copy.strides))
 
 
-def target(shape: Shape, dtype: np.dtype[Any], layout: Layout, out: Array | None) -> tuple[Array, Array]:
-    """Return (result, buffer): the array to hand back and an array of this layout to compute in.
+def target(x: Array, layout: Layout, out: Array | None) -> tuple[Array, Array]:
+    """Return (result, buffer): the array to hand back for `x` and an array of this layout to compute in.
 
     They are the same array unless `out` has another layout; `finish` then copies.
     """
     if out is None:
-        out = layout.empty(shape, dtype)
+        out = layout.empty(x)
         return out, out
-    return out, (out if layout.of_same(out) else layout.empty(shape, dtype))
+    return out, (out if layout.of_same(out) else layout.empty(x))
 
 
 def finish(result: Array, buffer: Array) -> Array:
     """Copy the computed buffer into the result if they are two arrays, and return the result."""
     if result is not buffer:
         result[...] = buffer
-    return result
+    return _device.native(result)
+
+
+def c_ordered(x: Array) -> Array:
+    """Return `x`, or a copy in C order."""
+    if _device.on_host(x):
+        return np.ascontiguousarray(x)
+    return x if x.flags.c_contiguous else x.copy()
+
+
+def broadcast(x: Array, shape: list[int]) -> Array:
+    """View axes of length 1 repeated."""
+    return np.broadcast_to(x, shape) if _device.on_host(x) else _device.broadcast(x, shape)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _layout
+from normdrop import _backend, _checks, _device, _layout
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -46,8 +47,9 @@ class BatchNormContext(NamedTuple):
     @property
     def n(self) -> int:
         """Number of values per channel."""
-        n_channels = self.x.shape[self.channel_axis]
-        return self.x.size // n_channels if n_channels else 0
+        shape = tuple(self.x.shape)
+        n_channels = shape[self.channel_axis]
+        return math.prod(shape) // n_channels if n_channels else 0
 
 
 class InferenceContext(NamedTuple):
@@ -75,18 +77,18 @@ def _channel_axis(x: Array, channel_axis: int) -> int:
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
 
 
-def _affine(gamma: Array | None, beta: Array | None, n_channels: int) -> Vectors:
-    """[gamma, beta] in float64, after checks."""
-    affine = np.empty((2, n_channels))
-    affine[0] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels)
-    affine[1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels)
+def _affine(gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
+    """[gamma, beta] in float64, where `x` is, after checks."""
+    affine: Vectors = _device.empty((2, n_channels), np.float64, x)
+    affine[0] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
+    affine[1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
     return affine
 
 
 def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
     """Dtype of the gradients of gamma and beta."""
     if gamma is not None:
-        return gamma.dtype
+        return _checks.array(gamma, "gamma").dtype
     return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
 
 
@@ -164,7 +166,7 @@ def batch_norm(
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    affine = _affine(gamma, beta, n_channels)
+    affine = _affine(gamma, beta, n_channels, x)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(
@@ -174,16 +176,17 @@ def batch_norm(
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     dense, layout = _layout.dense(x)
-    kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
-    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
-    statistics = np.empty((3, n_channels))
+    kept = dense.copy(order="K") if out is not None and _checks.may_share_memory(out, dense) else dense
+    y, buffer = _layout.target(x, layout, out)
+    statistics: Vectors = _device.empty((3, n_channels), np.float64, x)
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
         _backend.select(x).batch_norm(folded_y, folded_x, statistics, affine, eps)
     else:
         statistics.fill(np.nan)
-    return _layout.finish(y, buffer), BatchNormContext(kept, statistics, gamma, channel_axis, eps)
+    y = _layout.finish(y, buffer)
+    return y, BatchNormContext(_device.native(kept), _device.native(statistics), gamma, channel_axis, eps)
 
 
 def update_running(
@@ -192,35 +195,40 @@ def update_running(
     """Fold the batch into running statistics in place, of weight `momentum`; return whether `on_nonfinite` let it."""
     n = context.n
     correction = n / (n - 1) if unbiased else 1.0
+    mean, var = _checks.array(mean, "running_mean"), _checks.array(var, "running_var")
+    statistics = _checks.array(context.statistics, "statistics")
+    for values, name in ((mean, "running_mean"), (var, "running_var")):
+        _checks.same_place(values, name, statistics, "x")
     if on_nonfinite != "propagate":
-        channels = _nonfinite_channels(context.statistics, correction, np.result_type(mean, var))
+        batch = _device.to_host(statistics)[:2]  # of a GPU, whose work is waited for
+        channels = _nonfinite_channels(batch, correction, np.result_type(mean.dtype, var.dtype))
         if channels.size and on_nonfinite == "skip":
             return False
         if channels.size:
-            raise FloatingPointError(_nonfinite_message(channels, context, mean.dtype))
-    backend = _backend.select(context.x)
+            raise FloatingPointError(_nonfinite_message(channels, batch, mean.dtype))
+    backend = _backend.select(mean)
     if mean.flags.carray and var.flags.carray and mean.dtype == var.dtype:
-        backend.update_running(mean, var, context.statistics, momentum, correction)
+        backend.update_running(mean, var, statistics, momentum, correction)
     else:
         copies = mean.astype(np.float64), var.astype(np.float64)
-        backend.update_running(*copies, context.statistics, momentum, correction)
+        backend.update_running(*copies, statistics, momentum, correction)
         with np.errstate(over="ignore"):  # what is too large becomes infinite, in silence as in the kernel
             mean[...], var[...] = copies
     return True
 
 
-def _nonfinite_channels(statistics: Vectors, correction: float, dtype: np.dtype[Any]) -> Array:
-    """Channels whose mean or variance is not finite, or would not be in `dtype`."""
+def _nonfinite_channels(batch: Vectors, correction: float, dtype: np.dtype[Any]) -> Array:
+    """Channels whose mean or variance is not finite, or would not be in `dtype`; batch = [mean, var]."""
     with np.errstate(over="ignore"):
-        batch = (statistics[:2] * np.array([[1.0], [correction]])).astype(dtype)
+        batch = (batch * np.array([[1.0], [correction]])).astype(dtype)
     return cast(Array, np.flatnonzero(~np.isfinite(batch).all(axis=0)))
 
 
-def _nonfinite_message(channels: Array, context: BatchNormContext, dtype: np.dtype[Any]) -> str:
+def _nonfinite_message(channels: Array, batch: Vectors, dtype: np.dtype[Any]) -> str:
     c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
     return (
         f"the batch has no finite mean and variance in {dtype} in channel {c}{more} "
-        f"(mean {context.mean[c]:.6g}, variance {context.var[c]:.6g}); the layer is unchanged. Look for a NaN, an "
+        f"(mean {batch[0, c]:.6g}, variance {batch[1, c]:.6g}); the layer is unchanged. Look for a NaN, an "
         "infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of the running statistics"
     )
 
@@ -273,14 +281,16 @@ def batch_norm_backward(
     """
     if not isinstance(context, BatchNormContext):
         raise TypeError(f"context must be what batch_norm() returned; got {_checks.kind(context)}")
-    dy = _checks.gradient(dy, context.x.shape, context.x.dtype)
+    x = _checks.array(context.x, "x")
+    dy = _checks.gradient(dy, x.shape, x.dtype)
+    _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:
-        out = _checks.out(out, dy, [("dy", dy), ("x", context.x)])
-    x, layout = _layout.dense(context.x)
+        out = _checks.out(out, dy, [("dy", dy), ("x", x)])
+    x, layout = _layout.dense(x)
     dy = layout.conform(dy)
-    dx, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    dx, buffer = _layout.target(x, layout, out)
     axis = context.channel_axis
-    sums = np.zeros((2, x.shape[axis]))
+    sums: Vectors = _device.empty((2, x.shape[axis]), np.float64, x)
     if x.size:
         fold = layout.fold(x.shape, axis)
         _backend.select(x).batch_norm_backward(
@@ -288,11 +298,19 @@ def batch_norm_backward(
             layout.folded(dy, fold),
             layout.folded(x, fold),
             sums,
-            context.statistics,
-            _affine(context.gamma, None, x.shape[axis])[0],
+            _checks.array(context.statistics, "statistics"),
+            _affine(context.gamma, None, x.shape[axis], x)[0],
         )
-    dgamma, dbeta = sums.astype(_parameter_dtype(x, context.gamma))
+    else:
+        sums.fill(0.0)
+    dgamma, dbeta = _gradients(sums, x, context.gamma)
     return _layout.finish(dx, buffer), dgamma, dbeta
+
+
+def _gradients(sums: Vectors, x: Array, gamma: Array | None) -> tuple[Array, Array]:
+    """[dgamma, dbeta] in the dtype of gamma."""
+    dgamma, dbeta = sums.astype(_parameter_dtype(x, gamma))
+    return _device.native(dgamma), _device.native(dbeta)
 
 
 def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
@@ -356,24 +374,25 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    statistics = np.empty((3, n_channels))
-    statistics[0] = _checks.channels(mean, "mean", n_channels)
-    statistics[1] = _checks.channels(var, "var", n_channels)
-    _checks.not_negative(statistics[1], "var")
-    affine = _affine(gamma, beta, n_channels)
+    statistics: Vectors = _device.empty((3, n_channels), np.float64, x)
+    statistics[0] = _checks.channels(mean, "mean", n_channels, x)
+    statistics[1] = _checks.channels(var, "var", n_channels, x)
+    if _device.on_host(statistics):  # on a GPU this would wait for it
+        _checks.not_negative(statistics[1], "var")
+    affine = _affine(gamma, beta, n_channels, x)
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     keep_x = _checks.flag(keep_x, "keep_x")
     dense, layout = _layout.dense(x)
     backend = _backend.select(x)
-    vectors = np.empty((3, n_channels))
+    vectors: Vectors = _device.empty((3, n_channels), np.float64, x)
     backend.inference_vectors(vectors, statistics, affine, eps)
-    context = InferenceContext(x.shape, x.dtype, vectors[1], channel_axis)
+    context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
-        kept = dense.copy(order="K") if out is not None and np.may_share_memory(out, dense) else dense
-        context = context._replace(x=kept, statistics=statistics, gamma=gamma)
-    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
+        kept = dense.copy(order="K") if out is not None and _checks.may_share_memory(out, dense) else dense
+        context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
+    y, buffer = _layout.target(x, layout, out)
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
@@ -425,25 +444,31 @@ def batch_norm_inference_backward(
     if not isinstance(context, InferenceContext):
         raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
     dy = _checks.gradient(dy, context.shape, context.dtype)
+    scale = _checks.array(context.scale, "scale")
+    _checks.same_place(dy, "dy", scale, "the forward pass's x")
     dgamma: Array | None = None
     dbeta: Array | None = None
+    kept = None if context.x is None else _checks.array(context.x, "x")
     if out is not None:
-        out = _checks.out(out, dy, [("dy", dy)] if context.x is None else [("dy", dy), ("x", context.x)])
+        out = _checks.out(out, dy, [("dy", dy)] if kept is None else [("dy", dy), ("x", kept)])
     backend, axis = _backend.select(dy), context.channel_axis
-    if context.x is not None:
-        assert context.statistics is not None
-        x, layout = _layout.dense(context.x)
-        sums = np.zeros((2, context.scale.size))
+    if kept is not None:
+        x, layout = _layout.dense(kept)
+        sums: Vectors = _device.empty((2, scale.size), np.float64, x)
         if x.size:
             fold = layout.fold(x.shape, axis)
             folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
-            backend.parameter_gradients(sums, folded_dy, folded_x, context.statistics)
-        dgamma, dbeta = sums.astype(_parameter_dtype(x, context.gamma))
+            statistics = _checks.array(context.statistics, "statistics")
+            backend.parameter_gradients(sums, folded_dy, folded_x, statistics)
+        else:
+            sums.fill(0.0)
+        dgamma, dbeta = _gradients(sums, x, context.gamma)
     dy, layout = _layout.dense(dy)
-    dx, buffer = _layout.target(dy.shape, dy.dtype, layout, out)
+    dx, buffer = _layout.target(dy, layout, out)
     if dy.size:
-        vectors = np.zeros((3, context.scale.size))
-        vectors[1] = context.scale
+        vectors: Vectors = _device.empty((3, scale.size), np.float64, dy)
+        vectors.fill(0.0)
+        vectors[1] = scale
         fold = layout.fold(dy.shape, axis)
         backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
     return _layout.finish(dx, buffer), dgamma, dbeta

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _layout
+from normdrop import _backend, _checks, _device, _layout
 from normdrop.random import RNG, Key, as_stream, check_rng
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -187,19 +187,20 @@ def dropout(
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
-        context = context._replace(mask=_checks.mask(mask, context.mask_shape))
+        mask = _checks.mask(mask, context.mask_shape, x)
+        context = context._replace(mask=_device.native(mask))
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
     check_rng(rng)
     if x.size == 0:
         context = context._replace(threshold=0)  # nothing is dropped, and a mask of shared axes keeps everything
     if mask is not None or x.size == 0:
-        return _result(_apply(x, context, out), context, return_mask)
+        return _result(_apply(x, context, out), x, context, return_mask)
     stream, call = as_stream(rng), None
     try:
         call = stream.take()
         context = context._replace(key=stream.key, call=call)
-        return _result(_apply(x, context, out), context, return_mask)
+        return _result(_apply(x, context, out), x, context, return_mask)
     except BaseException:
         if call is not None:
             stream.give_back(call)
@@ -207,9 +208,9 @@ def dropout(
 
 
 def _result(
-    y: Array, context: DropoutContext, return_mask: bool
+    y: Array, x: Array, context: DropoutContext, return_mask: bool
 ) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
-    return (y, context, _mask(context, _backend.select(y)).copy()) if return_mask else (y, context)
+    return (y, context, _device.native(_mask(context, x).copy())) if return_mask else (y, context)
 
 
 def dropout_inference(
@@ -304,7 +305,8 @@ def dropout_backward(dy: Array, context: DropoutContext, *, out: Array | None = 
         raise TypeError(f"context must be what dropout() returned; got {_checks.kind(context)}")
     dy = _checks.gradient(dy, context.shape, context.dtype)
     if out is not None:
-        out = _checks.out(out, dy, [("dy", dy)] if context.mask is None else [("dy", dy), ("mask", context.mask)])
+        mask = None if context.mask is None else _checks.mask(context.mask, context.mask_shape, dy)
+        out = _checks.out(out, dy, [("dy", dy)] if mask is None else [("dy", dy), ("mask", mask)])
     return _apply(dy, context, out)
 
 
@@ -312,12 +314,12 @@ def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     """Mask and scale `x`: the one computation of forward and backward."""
     threshold, scale = context.threshold, context.scale
     x, layout = _layout.dense(x)
-    y, buffer = _layout.target(x.shape, x.dtype, layout, out)
+    y, buffer = _layout.target(x, layout, out)
     if x.size == 0:
-        return y
+        return _device.native(y)
     if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
         y.fill(0)
-        return y
+        return _device.native(y)
     backend = _backend.select(x)
     drawn = context.mask is None and threshold > 0 and not context.shared_axes
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
@@ -328,21 +330,30 @@ def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
         backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
     else:
         everything = context.mask is None and threshold == 0  # one element of such a mask is enough
-        fold, values = ((1, x.size, 1), _KEPT) if everything else _fold(_mask(context, backend), x.shape, layout)
+        fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(_mask(context, x), x.shape, layout)
         backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
     return _layout.finish(y, buffer)
 
 
-def _mask(context: DropoutContext, backend: _backend.Backend) -> Mask:
-    """The mask of a forward pass, in C order."""
-    if context.mask is not None:
-        return context.mask
+def _kept(x: Array) -> Mask:
+    """A mask of one element that keeps it."""
+    if _device.on_host(x):
+        return _KEPT
+    kept: Mask = _device.empty((1, 1), np.bool_, x)
+    kept.fill(True)
+    return kept
+
+
+def _mask(context: DropoutContext, x: Array) -> Mask:
+    """The mask of a forward pass, where `x` is; a drawn one is in C order."""
     shape = context.mask_shape
-    mask = np.empty(shape, np.bool_)
+    if context.mask is not None:
+        return _checks.mask(context.mask, shape, x)
+    mask: Mask = _device.empty(shape, np.bool_, x)
     if context.threshold in (0, 1 << 32):
         mask.fill(context.threshold == 0)
     else:
-        backend.keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
+        _backend.select(x).keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
     return mask
 
 
@@ -352,7 +363,7 @@ def _fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[t
     lengths = [shape[axis] for axis in layout.order]
     shared = [i for i, n in enumerate(lengths) if n > 1 and mask.shape[i] == 1]
     if shared and any(mask.shape[i] > 1 for i in range(shared[0], shared[-1])):
-        mask, shared = np.broadcast_to(mask, lengths), []  # shared axes apart: no single S
+        mask, shared = _layout.broadcast(mask, lengths), []  # shared axes apart: no single S
     first, stop = (shared[0], shared[-1] + 1) if shared else (len(lengths), len(lengths))
     folded = math.prod(lengths[:first]), math.prod(lengths[first:stop]), math.prod(lengths[stop:])
-    return folded, np.ascontiguousarray(mask).reshape(folded[0], folded[2])
+    return folded, _layout.c_ordered(mask).reshape((folded[0], folded[2]))

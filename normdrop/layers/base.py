@@ -9,6 +9,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from normdrop import _device
+
 Array: TypeAlias = npt.NDArray[Any]
 Self = TypeVar("Self", bound="Layer")
 
@@ -78,6 +80,51 @@ class Layer:
             Gradient of the last backward pass, of the value's shape and dtype; ``None`` if there was none.
         """
         yield from ()
+
+    def _arrays(self) -> dict[str, Array]:
+        """Arrays of the layer that it has now, by the names of their attributes."""
+        return {}
+
+    def to_device(self: Self, like: Any = None) -> Self:
+        """Move the layer's arrays to a GPU, where its inputs must be then; needs ``normdrop[cuda]``.
+
+        A forward pass that was not followed by its backward is forgotten.
+
+        Parameters
+        ----------
+        like : array on a GPU, optional
+            The arrays become ones of its library, on its GPU; without it, Numba device arrays on Numba's current GPU.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+
+        Raises
+        ------
+        RuntimeError
+            There is no GPU, no driver for it, or no package to use it; the layer is then unchanged.
+        """
+        moved = {name: _device.to_device(_device.to_host(values), like) for name, values in self._arrays().items()}
+        return self._moved(moved)
+
+    def to_host(self: Self) -> Self:
+        """Move the layer's arrays to the host, as NumPy arrays; waits for the GPU.
+
+        A forward pass that was not followed by its backward is forgotten.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+        """
+        return self._moved({name: _device.to_host(values) for name, values in self._arrays().items()})
+
+    def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
+        for name, values in arrays.items():
+            setattr(self, name, values)
+        self._context = None
+        return self
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of everything the layer would need to go on as it is, by name."""

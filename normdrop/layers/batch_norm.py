@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, functional
+from normdrop import _checks, _device, functional
 from normdrop.functional.batch_norm import BatchNormContext, update_running
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_generator, check_rng
 
+_STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
 
 
@@ -200,6 +201,8 @@ class BatchNorm(Layer):
         """
         x = _checks.array(x, "x")
         self._check_shape(x)
+        if self.running_mean is not None:
+            _checks.same_place(self.running_mean, "the layer", x, "x")
         options: dict[str, Any] = {"eps": self._eps, "channel_axis": self._channel_axis, "out": out}
         context: Any
         if self.training or self.running_mean is None or self.running_var is None:
@@ -233,7 +236,7 @@ class BatchNorm(Layer):
             return
         n = context.n
         old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
-        before = mean.copy(), var.copy()
+        before = (mean.copy(), var.copy()) if _device.on_host(mean) else None  # a GPU's queue is not interrupted
         scalars = {name: vars(self)[name] for name in ("_context", *_COUNTS)}
         try:
             self._context = context
@@ -241,10 +244,13 @@ class BatchNorm(Layer):
                 self.num_batches += 1
                 self.num_values += n
         except BaseException as error:
-            mean[...], var[...] = before
+            if before is not None:
+                mean[...], var[...] = before
             vars(self).update(scalars)
-            if isinstance(error, FloatingPointError) and out is not None and np.may_share_memory(out, x):
-                out[...] = context.x  # the copy that was made because x was to be overwritten
+            if isinstance(error, FloatingPointError) and out is not None:
+                target = _device.view(out)
+                if _checks.may_share_memory(target, x):
+                    target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten
             raise
 
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
@@ -298,8 +304,11 @@ class BatchNorm(Layer):
             yield "beta", self.beta, self.dbeta
 
     def _arrays(self) -> dict[str, Array]:
-        names = ("gamma", "beta", "running_mean", "running_var")
+        names = (*_STATE, "dgamma", "dbeta")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _state(self) -> dict[str, Array]:
+        return {name: values for name, values in self._arrays().items() if name in _STATE}
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of parameters, running statistics and counts.
@@ -310,7 +319,7 @@ class BatchNorm(Layer):
             ``gamma``, ``beta``, ``running_mean``, ``running_var`` as far as the layer has them, each of shape (C,);
             ``num_batches`` and ``num_values`` (int64, shape ()).
         """
-        state = {name: values.copy() for name, values in self._arrays().items()}
+        state = {name: _device.to_host(values) for name, values in self._state().items()}
         return state | {name: np.array(getattr(self, name), np.int64) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -326,26 +335,27 @@ class BatchNorm(Layer):
         TypeError, ValueError
             Missing, extra or misshapen entries; the layer is then unchanged.
         """
-        arrays = self._arrays()
+        arrays = self._state()
         _checks.state_keys(state, [*arrays, *_COUNTS])
-        values = {
-            name: _checks.rounded(_checks.state_array(state, name, array.shape, "f"), array.dtype, f"state[{name!r}]")
-            for name, array in arrays.items()
-        }
+        values = {}
+        for name, array in arrays.items():
+            like = _checks.array(array, name)
+            new = _checks.state_array(state, name, like.shape, "f")
+            values[name] = _checks.rounded(new, like.dtype, f"state[{name!r}]")
         counts = {
             name: _checks.integer(int(_checks.state_array(state, name, (), "iu")), f"state[{name!r}]", 0)
             for name in _COUNTS
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        before = {name: array.copy() for name, array in arrays.items()}
+        before = {name: _device.to_host(array).copy() for name, array in arrays.items()}
         try:
             for name, array in arrays.items():
-                array[...] = values[name]
+                _device.assign(array, values[name])
             vars(self).update(counts)
         except BaseException:  # an interrupt
             for name, array in arrays.items():
-                array[...] = before[name]
+                _device.assign(array, before[name])
             raise
 
     def __repr__(self) -> str:
