@@ -1,0 +1,95 @@
+"""From the sums of parts to those of channels, and to what the second half of a pass needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from normdrop._cuda import moments
+from normdrop._cuda.launch import SHUFFLED, SIMULATED, THREADS, cuda, helper, kernel, types, with_globals  # noqa: F401
+from normdrop._cuda.moments import in_warp  # noqa: F401
+
+# The simulator swaps `cuda` in the module of a kernel, so that what a kernel calls must see that module's names.
+sum_threads = with_globals(moments.sum_threads_code, globals()) if SIMULATED else moments.sum_threads
+
+
+@helper
+def _place(part: Any, channel: Any, run: Any, stride: Any) -> Any:
+    """Where a channel's part lies, as in `Parts`."""
+    return part // run * stride + channel * run + part % run
+
+
+@kernel("ddddnnnnnf")
+def merge_moments(
+    statistics: Any, vectors: Any, affine: Any, work: Any, n_channels: Any, n_parts: Any, run: Any, stride: Any,
+    n_values: Any, eps: Any,
+) -> None:  # fmt: skip
+    """statistics[0], [1] = mean, variance of channels; with eps > 0 also the rest. A block per channel."""
+    buffer = cuda.shared.array(THREADS, types.float64)
+    for c in range(cuda.blockIdx.x, n_channels, cuda.gridDim.x):
+        first = work[3 * _place(0, c, run, stride) + 1]
+        s, t = 0.0, 0.0
+        for j in range(cuda.threadIdx.x, n_parts, THREADS):
+            at = 3 * _place(j, c, run, stride)
+            s += work[at] * (work[at + 1] - first)
+        mean = first + sum_threads(s, buffer, 1) / n_values
+        for j in range(cuda.threadIdx.x, n_parts, THREADS):
+            at = 3 * _place(j, c, run, stride)
+            delta = work[at + 1] - mean
+            t += work[at + 2] + work[at] * delta * delta
+        var = sum_threads(t, buffer, 1) / n_values
+        if cuda.threadIdx.x == 0:
+            statistics[c], statistics[n_channels + c] = mean, var
+            if eps > 0.0:
+                finish(statistics, vectors, affine, c, n_channels, eps)
+
+
+@helper
+def finish(statistics: Any, vectors: Any, affine: Any, c: Any, n_channels: Any, eps: Any) -> None:
+    """statistics[2] = 1 / sqrt(variance + eps); vectors = [mean, gamma * that, beta], of channel c."""
+    inv_std = 1.0 / math.sqrt(statistics[n_channels + c] + eps)
+    statistics[2 * n_channels + c] = inv_std
+    vectors[c], vectors[n_channels + c] = statistics[c], affine[c] * inv_std
+    vectors[2 * n_channels + c] = affine[n_channels + c]
+
+
+@kernel("dddddnnnnn")
+def merge_gradients(
+    sums: Any, vectors: Any, statistics: Any, gamma: Any, work: Any, n_channels: Any, n_parts: Any, run: Any,
+    stride: Any, n_values: Any,
+) -> None:  # fmt: skip
+    """sums = [dgamma, dbeta]; with n_values > 0, vectors = [mean, mean(dy), slope, scale]. A block per channel."""
+    buffer = cuda.shared.array(THREADS, types.float64)
+    for c in range(cuda.blockIdx.x, n_channels, cuda.gridDim.x):
+        s, t = 0.0, 0.0
+        for j in range(cuda.threadIdx.x, n_parts, THREADS):
+            at = 2 * _place(j, c, run, stride)
+            s += work[at]
+            t += work[at + 1]
+        s, t = sum_threads(s, buffer, 1), sum_threads(t, buffer, 1)
+        if cuda.threadIdx.x == 0:
+            inv_std = statistics[2 * n_channels + c]
+            sums[c], sums[n_channels + c] = t * inv_std, s
+            if n_values > 0:
+                vectors[c], vectors[n_channels + c] = statistics[c], s / n_values
+                vectors[2 * n_channels + c] = inv_std * inv_std * t / n_values
+                vectors[3 * n_channels + c] = gamma[c] * inv_std
+
+
+@kernel("dddnf")
+def fill_vectors(vectors: Any, statistics: Any, affine: Any, n_channels: Any, eps: Any) -> None:
+    """`finish` for every channel. A thread per channel."""
+    for c in range(cuda.grid(1), n_channels, cuda.gridsize(1)):
+        finish(statistics, vectors, affine, c, n_channels, eps)
+
+
+@kernel("xxdnff")
+def update(mean: Any, var: Any, statistics: Any, n_channels: Any, momentum: Any, correction: Any) -> None:
+    """running = momentum * running + (1 - momentum) * batch. A thread per channel."""
+    new = 1.0 - momentum
+    for c in range(cuda.grid(1), n_channels, cuda.gridsize(1)):
+        next_mean, next_var = new * statistics[c], new * correction * statistics[n_channels + c]
+        if momentum > 0.0:
+            next_mean += momentum * mean[c]
+            next_var += momentum * var[c]
+        mean[c], var[c] = next_mean, next_var
