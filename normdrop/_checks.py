@@ -159,9 +159,8 @@ def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
             if np.may_share_memory(target, values):
                 break
         else:
-            return target
-    if not _device.on_host(target):
-        target = _out_on_device(target, x)
+            return target  # type: ignore[no-any-return]
+    target = _taken_out(target, x)
     same_place(target, "out", x, "x")
     if target.dtype != x.dtype or not target.dtype.isnative:
         raise TypeError(f"out must have the dtype of x, {x.dtype}; got {target.dtype.str!r}")
@@ -181,10 +180,10 @@ def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
     return np.asarray(target) if isinstance(target, np.ndarray) else target
 
 
-def _out_on_device(target: Any, x: Array) -> Array:
-    if not _device.is_device_array(target):
+def _taken_out(target: Any, x: Array) -> Any:
+    if not _device.on_host(target) and not _device.is_device_array(target):
         raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
-    return _device.view(target)  # type: ignore[no-any-return]
+    return _device.view(target)
 
 
 def may_share_memory(a: Array, b: Array) -> bool:

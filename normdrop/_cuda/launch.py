@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import time
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any
 
 import numba
@@ -205,6 +207,12 @@ def to_device(x: Any, values: Any) -> None:
         stream.synchronize()
 
 
+def copying(y: Any, x: Any) -> Callable[[], object]:
+    """Return a call that copies the memory of a dense `DeviceArray` to that of another, on the default stream."""
+    to, source = _bound(y, "x"), _bound(x, "x")
+    return lambda: to.copy_to_device(source)
+
+
 def device_of(x: Any) -> int:
     """Return the number of the GPU that holds a device array of Numba's."""
     return current_device() if SIMULATED else int(x.gpu_data.context.device.id)
@@ -226,6 +234,35 @@ def _stream(pointer: int) -> Any:
             _streams.clear()
         _streams[pointer] = cuda.external_stream(pointer)
     return _streams[pointer]
+
+
+@contextlib.contextmanager
+def timer() -> Iterator[list[float]]:
+    """Time what the default stream does meanwhile; the list that is yielded holds the seconds afterwards."""
+    require_device()
+    start, stop, seconds = cuda.event(), cuda.event(), [0.0]
+    begin = time.perf_counter()
+    start.record()
+    yield seconds
+    stop.record()
+    stop.synchronize()
+    # The simulator's events know no time.
+    seconds[0] = time.perf_counter() - begin if SIMULATED else cuda.event_elapsed_time(start, stop) / 1e3
+
+
+def describe() -> str:
+    """Name the GPU that Numba uses now, its compute capability and where the CUDA target comes from."""
+    if SIMULATED:
+        return "Numba's simulator of CUDA (NUMBA_ENABLE_CUDASIM is set); no GPU is used"
+    require_device()
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    capability = ".".join(map(str, device.compute_capability))
+    try:
+        target = f"numba-cuda {metadata.version('numba-cuda')}"
+    except metadata.PackageNotFoundError:
+        target = f"the CUDA target of Numba {numba.__version__}"
+    return f"{name}, compute capability {capability}; {target}"
 
 
 def current_device() -> int:

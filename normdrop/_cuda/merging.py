@@ -7,7 +7,7 @@ from typing import Any
 
 from normdrop._cuda import moments
 from normdrop._cuda.launch import SHUFFLED, SIMULATED, THREADS, cuda, helper, kernel, types, with_globals  # noqa: F401
-from normdrop._cuda.moments import in_warp  # noqa: F401
+from normdrop._cuda.moments import BUFFER, in_warp  # noqa: F401
 
 # The simulator swaps `cuda` in the module of a kernel, so that what a kernel calls must see that module's names.
 sum_threads = with_globals(moments.sum_threads_code, globals()) if SIMULATED else moments.sum_threads
@@ -25,19 +25,19 @@ def merge_moments(
     n_values: Any, eps: Any,
 ) -> None:  # fmt: skip
     """statistics[0], [1] = mean, variance of channels; with eps > 0 also the rest. A block per channel."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     for c in range(cuda.blockIdx.x, n_channels, cuda.gridDim.x):
         first = work[3 * _place(0, c, run, stride) + 1]
         s, t = 0.0, 0.0
         for j in range(cuda.threadIdx.x, n_parts, THREADS):
             at = 3 * _place(j, c, run, stride)
             s += work[at] * (work[at + 1] - first)
-        mean = first + sum_threads(s, buffer, 1) / n_values
+        mean = first + sum_threads(s, 0.0, buffer, 1)[0] / n_values
         for j in range(cuda.threadIdx.x, n_parts, THREADS):
             at = 3 * _place(j, c, run, stride)
             delta = work[at + 1] - mean
             t += work[at + 2] + work[at] * delta * delta
-        var = sum_threads(t, buffer, 1) / n_values
+        var = sum_threads(t, 0.0, buffer, 1)[0] / n_values
         if cuda.threadIdx.x == 0:
             statistics[c], statistics[n_channels + c] = mean, var
             if eps > 0.0:
@@ -59,14 +59,14 @@ def merge_gradients(
     stride: Any, n_values: Any,
 ) -> None:  # fmt: skip
     """sums = [dgamma, dbeta]; with n_values > 0, vectors = [mean, mean(dy), slope, scale]. A block per channel."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     for c in range(cuda.blockIdx.x, n_channels, cuda.gridDim.x):
         s, t = 0.0, 0.0
         for j in range(cuda.threadIdx.x, n_parts, THREADS):
             at = 2 * _place(j, c, run, stride)
             s += work[at]
             t += work[at + 1]
-        s, t = sum_threads(s, buffer, 1), sum_threads(t, buffer, 1)
+        s, t = sum_threads(s, t, buffer, 1)
         if cuda.threadIdx.x == 0:
             inv_std = statistics[2 * n_channels + c]
             sums[c], sums[n_channels + c] = t * inv_std, s

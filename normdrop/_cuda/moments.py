@@ -15,49 +15,54 @@ from normdrop._cuda.launch import SHUFFLED, SIMULATED, THREADS, cuda, helper, ke
 from normdrop._cuda.memory import as_value, load, load_quad
 from normdrop._cuda.tiles import column_shift, plane_shift
 
+BUFFER = 2 * THREADS  # float64 that `sum_threads` needs
 PART = 1 << 13  # values of a channel summed by one block
 _MOST_PARTS = 1 << 10  # per column of a rows layout; more rows make longer parts
 
 centered = helper(_formulas.centered)
 
 
-def _shuffled(value: Any, half: Any, width: Any) -> Any:
+def _shuffled(s: Any, t: Any, half: Any, width: Any) -> Any:
     """Go on with the tree of `sum_threads` within warps."""
     while half >= width:
-        value += cuda.shfl_down_sync(0xFFFFFFFF, value, half)
+        s += cuda.shfl_down_sync(0xFFFFFFFF, s, half)
+        t += cuda.shfl_down_sync(0xFFFFFFFF, t, half)
         half //= 2
-    return value
+    return s, t
 
 
-def _unshuffled(value: Any, half: Any, width: Any) -> Any:
-    return value
+def _unshuffled(s: Any, t: Any, half: Any, width: Any) -> Any:
+    return s, t
 
 
 in_warp = _unshuffled if SIMULATED else helper(_shuffled)
 
 
-def sum_threads_code(value: Any, buffer: Any, width: Any) -> Any:
-    """Sum over the threads with the same number modulo `width`, a power of two; every thread gets its sum.
+def sum_threads_code(s: Any, t: Any, buffer: Any, width: Any) -> Any:
+    """Sum s and t over the threads with the same number modulo `width`, a power of two; every thread gets its sums.
 
-    Halves are added to halves: through `buffer` down to warps, then from thread to thread, in the same tree.
+    Halves are added to halves: through `buffer` down to warps, then from thread to thread, in one tree.
     """
     thread = cuda.threadIdx.x
-    buffer[thread] = value
+    buffer[thread], buffer[THREADS + thread] = s, t
     cuda.syncthreads()
     half = THREADS // 2
     while half >= width and half >= SHUFFLED:
         if thread < half:
             buffer[thread] += buffer[thread + half]
+            buffer[THREADS + thread] += buffer[THREADS + thread + half]
         cuda.syncthreads()
         half //= 2
-    value = in_warp(buffer[thread], half, width)
+    if SHUFFLED > 1:
+        s, t = in_warp(buffer[thread], buffer[THREADS + thread], half, width)
+        cuda.syncthreads()
+        if thread < width:
+            buffer[thread], buffer[THREADS + thread] = s, t
+        cuda.syncthreads()
+    place = thread & (width - 1)
+    s, t = buffer[place], buffer[THREADS + place]
     cuda.syncthreads()
-    if thread < width:
-        buffer[thread] = value
-    cuda.syncthreads()
-    value = buffer[thread & (width - 1)]
-    cuda.syncthreads()
-    return value
+    return s, t
 
 
 sum_threads = sum_threads_code if SIMULATED else helper(sum_threads_code)
@@ -122,7 +127,7 @@ def plane_moments(
     work: Any, x: Any, n_channels: Any, inner: Any, n_rows: Any, length: Any, n_parts: Any, shift: Any, aligned: Any
 ) -> None:
     """work[3 * part] = number of values of a part, their mean, sum of squares about it. A block per part."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     shape = (x.size // (n_channels * inner), n_channels, inner)
     lane = (cuda.threadIdx.x & ((1 << shift) - 1)) * 4
     for part in range(cuda.blockIdx.x, n_channels * n_parts, cuda.gridDim.x):
@@ -138,7 +143,7 @@ def plane_moments(
                 ds, dt = _quad_sums(v, v, k, k)
                 s += ds
                 t += dt
-        s, t = sum_threads(s, buffer, 1), sum_threads(t, buffer, 1)
+        s, t = sum_threads(s, t, buffer, 1)
         n = np.float64((planes_end - plane) * (end - begin))
         offset, m2 = centered(s, t, n)
         if cuda.threadIdx.x == 0:
@@ -151,7 +156,7 @@ def plane_gradients(
     shift: Any, aligned: Any,
 ) -> None:  # fmt: skip
     """work[2 * part] = sum of dy of a part, sum of dy * (x - mean). A block per part."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     shape = (x.size // (n_channels * inner), n_channels, inner)
     lane = (cuda.threadIdx.x & ((1 << shift) - 1)) * 4
     zero = as_value(x, 0.0)
@@ -165,10 +170,10 @@ def plane_gradients(
             for i in range(base + begin + lane, base + end, 4 << shift):
                 u = load_quad(dy, i, base + end, zero, aligned)
                 v = load_quad(x, i, base + end, first, aligned)
-                ds, dt = _quad_sums(u, v, 0.0, mean[channel])
+                ds, dt = _quad_sums(u, v, np.float64(0.0), mean[channel])
                 s += ds
                 t += dt
-        s, t = sum_threads(s, buffer, 1), sum_threads(t, buffer, 1)
+        s, t = sum_threads(s, t, buffer, 1)
         if cuda.threadIdx.x == 0:
             work[2 * part], work[2 * part + 1] = s, t
 
@@ -208,7 +213,7 @@ def _wide(v: Any) -> Any:
 @kernel("dxnnnnn")
 def row_moments(work: Any, x: Any, n_columns: Any, outer: Any, n_rows: Any, shift: Any, aligned: Any) -> None:
     """work[3 * (r * columns + column)] = as of `plane_moments`, over n_rows rows of a column. Blocks of columns."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     width = 1 << shift
     strips = (n_columns + 4 * width - 1) // (4 * width)
     zero = as_value(x, 0.0)
@@ -222,10 +227,10 @@ def row_moments(work: Any, x: Any, n_columns: Any, outer: Any, n_rows: Any, shif
             for r in range(row + (cuda.threadIdx.x >> shift), stop, THREADS >> shift):
                 d = _shifted(load_quad(x, r * n_columns + column, (r + 1) * n_columns, zero, aligned), k)
                 s, t = _added(s, d), _added(t, _products(d, d))
-        s0, t0 = sum_threads(s[0], buffer, width), sum_threads(t[0], buffer, width)
-        s1, t1 = sum_threads(s[1], buffer, width), sum_threads(t[1], buffer, width)
-        s2, t2 = sum_threads(s[2], buffer, width), sum_threads(t[2], buffer, width)
-        s3, t3 = sum_threads(s[3], buffer, width), sum_threads(t[3], buffer, width)
+        s0, t0 = sum_threads(s[0], t[0], buffer, width)
+        s1, t1 = sum_threads(s[1], t[1], buffer, width)
+        s2, t2 = sum_threads(s[2], t[2], buffer, width)
+        s3, t3 = sum_threads(s[3], t[3], buffer, width)
         if cuda.threadIdx.x < width:
             n = np.float64(stop - row)
             at = tile // strips * n_columns + column
@@ -254,7 +259,7 @@ def row_gradients(
     aligned: Any,
 ) -> None:  # fmt: skip
     """work[2 * (r * columns + column)] = as of `plane_gradients`, over n_rows rows of a column. Blocks of columns."""
-    buffer = cuda.shared.array(THREADS, types.float64)
+    buffer = cuda.shared.array(BUFFER, types.float64)
     width = 1 << shift
     strips = (n_columns + 4 * width - 1) // (4 * width)
     zero = as_value(x, 0.0)
@@ -269,10 +274,10 @@ def row_gradients(
                 u = _wide(load_quad(dy, i, end, zero, aligned))
                 s = _added(s, u)
                 t = _added(t, _products(u, _shifted(load_quad(x, i, end, zero, aligned), k)))
-        s0, t0 = sum_threads(s[0], buffer, width), sum_threads(t[0], buffer, width)
-        s1, t1 = sum_threads(s[1], buffer, width), sum_threads(t[1], buffer, width)
-        s2, t2 = sum_threads(s[2], buffer, width), sum_threads(t[2], buffer, width)
-        s3, t3 = sum_threads(s[3], buffer, width), sum_threads(t[3], buffer, width)
+        s0, t0 = sum_threads(s[0], t[0], buffer, width)
+        s1, t1 = sum_threads(s[1], t[1], buffer, width)
+        s2, t2 = sum_threads(s[2], t[2], buffer, width)
+        s3, t3 = sum_threads(s[3], t[3], buffer, width)
         if cuda.threadIdx.x < width:
             at = tile // strips * n_columns + column
             _put_sums(work, at, n_columns - column, 0, (s0, t0))

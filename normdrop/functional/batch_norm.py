@@ -47,7 +47,7 @@ class BatchNormContext(NamedTuple):
     @property
     def n(self) -> int:
         """Number of values per channel."""
-        shape = tuple(self.x.shape)
+        shape = _checks.array(self.x, "x").shape
         n_channels = shape[self.channel_axis]
         return math.prod(shape) // n_channels if n_channels else 0
 
