@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,8 +21,38 @@ from hypothesis import HealthCheck, settings
 import normdrop
 from normdrop import _backend
 
-BACKENDS = {"reference": "normdrop._reference", "cpu": "normdrop._cpu"}
 WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def _has_gpu() -> bool:
+    if not Path("/dev/nvidiactl").exists() or importlib.util.find_spec("numba.cuda") is None:
+        return False
+    from numba import cuda
+
+    return bool(cuda.is_available())
+
+
+def _make_shared_arrays_safe() -> None:
+    """Two threads of the simulator that ask for a shared array at once may get one each; our kernels have only one."""
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    lock, array = threading.Lock(), FakeCUDAShared.array
+
+    def locked(self: Any, shape: Any, dtype: Any) -> Any:
+        with lock:
+            return array(self, shape, dtype)
+
+    FakeCUDAShared.array = locked
+
+
+WITH_CUDA = SIMULATED or (_has_gpu() and not WITHOUT_JIT)
+BACKENDS = {"reference": "normdrop._reference", "cpu": "normdrop._cpu"}
+if WITH_CUDA:
+    BACKENDS["cuda"] = "cuda_on_host"
+if SIMULATED:
+    sys.setswitchinterval(1e-6)  # the simulator's threads wait for each other in turns
+    _make_shared_arrays_safe()
 
 # The backend fixture holds for all examples of a test, so it need not be made again for each of them.
 _COMMON = {
@@ -35,16 +67,24 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what needs compiled kernels where there are none."""
-    if WITHOUT_JIT:
-        for item in items:
-            if item.get_closest_marker("jit"):
-                item.add_marker(pytest.mark.skip(reason="NUMBA_DISABLE_JIT is set"))
+    for item in items:
+        if WITHOUT_JIT and item.get_closest_marker("jit"):
+            item.add_marker(pytest.mark.skip(reason="NUMBA_DISABLE_JIT is set"))
+        if not WITH_CUDA and item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no GPU, and NUMBA_ENABLE_CUDASIM is not set"))
+        if item.get_closest_marker("ptx") and "ptx" not in (item.config.getoption("markexpr") or ""):
+            item.add_marker(pytest.mark.skip(reason="runs when asked for with -m ptx"))
+        if (SIMULATED or not WITH_CUDA) and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
 @pytest.fixture(params=list(BACKENDS))
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Run the test on each backend, which serves every array of the test, and return its module of launchers."""
-    module = importlib.import_module(BACKENDS[request.param])
+    name = BACKENDS[request.param]
+    if name == "cuda_on_host":
+        sys.path.insert(0, str(Path(__file__).parent))
+    module = importlib.import_module(name)
     monkeypatch.setattr(_backend, "select", lambda x: module)
     return module
 

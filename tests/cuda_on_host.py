@@ -1,0 +1,36 @@
+"""The CUDA backend as one for NumPy arrays: each launcher copies its arrays to the GPU, and back what it changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from normdrop import _cuda, _device
+
+
+def _launcher(name: str) -> Any:
+    def launch(*arguments: Any, **named: Any) -> None:
+        arrays = [a for a in (*arguments, *named.values()) if isinstance(a, np.ndarray)]
+        copies = {_memory(a): _device.view(_device.to_device(a)) for a in arrays}
+
+        def on_gpu(a: Any) -> Any:
+            return copies[_memory(a)] if isinstance(a, np.ndarray) else a
+
+        returned = getattr(_cuda, name)(*map(on_gpu, arguments), **{key: on_gpu(a) for key, a in named.items()})
+        for a in arrays:
+            if a.flags.writeable and a.size:
+                a[...] = copies[_memory(a)].to_host()
+        return returned
+
+    launch.__doc__ = getattr(_cuda, name).__doc__
+    return launch
+
+
+def _memory(a: Any) -> Any:
+    """What two arrays share that are the same elements."""
+    return a.__array_interface__["data"][0], a.shape, a.strides
+
+
+__all__ = list(_cuda.__all__)
+globals().update({name: _launcher(name) for name in __all__})

@@ -1,0 +1,83 @@
+"""The commands with --device cuda, and what they say where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+
+
+@pytest.mark.parametrize("name", ["demo", "bench"])
+def test_without_a_gpu_a_command_says_what_is_missing(in_subprocess, name):
+    pytest.importorskip("sklearn")
+    code = f"""
+    import contextlib, io
+    from normdrop import _device
+    from normdrop.__main__ import main
+
+    if _device.describe().startswith("no: "):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            assert main([{name!r}, "--quick", "--device", "cuda"]) == 2
+        assert "--device cuda: " in said.getvalue(), said.getvalue()
+        assert "GPU" in said.getvalue()
+    """
+    in_subprocess(code, NUMBA_ENABLE_CUDASIM="0")
+
+
+@pytest.mark.cuda
+def test_bench_measures_every_pass_beside_a_copy(tmp_path, capsys):
+    from normdrop.bench import cuda
+
+    amount = cuda.Amount((40,), ((2, 2, 2, 4),), rounds=1, calls=1)
+    cuda.run(amount, tmp_path)
+    table = capsys.readouterr().out
+    assert (tmp_path / "cuda.md").read_text(encoding="utf-8") == table
+    rows = json.loads((tmp_path / "cuda.json").read_text())["rows"]
+    passes = {"dropout", "dropout backward", "batch norm", "batch norm backward"}
+    assert {row["name"] for row in rows} == passes
+    assert {row["layout"] for row in rows} == {"", "first", "last"}
+    assert len(rows) == 12
+    for row in rows:
+        assert row["microseconds"].keys() >= {"copy", "normdrop"}
+        assert row["of_copy"] > 0
+        assert f"| {row['name']} | {' × '.join(map(str, row['shape']))} | {row['layout']} | {row['dtype']} |" in table
+    cuda.run(amount, tmp_path, only="dropout_back", as_json=True)
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"dropout backward"}
+
+
+@pytest.mark.cuda
+def test_layers_of_the_demo_learn_on_a_gpu_as_on_the_host():
+    import normdrop
+    from normdrop.demo import networks
+
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    outcomes = []
+    for gpu in (False, True):
+        networks.use_gpu(gpu)
+        try:
+            network = networks.Network([normdrop.BatchNorm(4), normdrop.Dropout(0.5, rng=0)])
+        finally:
+            networks.use_gpu(False)
+        assert isinstance(network.layers[0], normdrop.Layer) is not gpu
+        optimizer = networks.SGD(network)
+        network.train()
+        for _ in range(2):
+            y = network.forward(x)
+            network.backward(x)
+            optimizer.step(0.1)
+        network.thin()
+        outcomes.append([y, network.forward(x), *(value for _, value, _ in network.parameters())])
+        assert all(isinstance(value, np.ndarray) for value in outcomes[-1])
+    for expected, computed in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(computed, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.cuda
+def test_info_names_what_arrays_would_be_moved_to():
+    from normdrop import _device
+
+    assert not _device.describe().startswith("no: ")
