@@ -76,6 +76,7 @@ def _add_demo(commands: Any) -> None:
         metavar="DIR",
         help="folder for plot.png and results.json, made if it is not there (default: normdrop-demo)",
     )
+    _add_device(demo, "run normdrop's layers on a GPU, and copy what they take and give; slower, with the same masks")
     demo.set_defaults(command=_demo)
 
 
@@ -114,8 +115,15 @@ def _add_bench(commands: Any) -> None:
         metavar="DIR",
         help="folder for table.md, plot.png and results.json, made if it is not there (default: normdrop-bench)",
     )
+    _add_device(bench, "measure on a GPU beside a copy there, and PyTorch if it sees one; writes cuda.md, cuda.json")
     bench.add_argument("--json", action="store_true", help="print the numbers as JSON instead of the tables")
     bench.set_defaults(command=_bench)
+
+
+def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help=f"cpu, or cuda to {what} (default: cpu)"
+    )
 
 
 def _add_info(commands: Any) -> None:
@@ -168,6 +176,14 @@ def _obstacle(task: str, packages: Mapping[str, str], output: Path) -> str:
     return "" if os.access(output, os.W_OK) else f"--output: cannot write into the folder {output}"
 
 
+def _no_gpu() -> str:
+    """Say what keeps the passes from a GPU; "" if nothing does."""
+    from normdrop import _device
+
+    found = _device.describe()
+    return f"--device cuda: {found[4:]}" if found.startswith("no: ") else ""
+
+
 def _tolerate_characters() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for consoles without "±"
@@ -181,7 +197,10 @@ def _demo(options: argparse.Namespace) -> int:
 
     from normdrop.demo import command, settings
 
-    command.run(settings.QUICK if options.quick else settings.FULL, options.seed, options.output)
+    if options.device == "cuda" and (obstacle := _no_gpu()):
+        return _fail(obstacle)
+    chosen = settings.QUICK if options.quick else settings.FULL
+    command.run(chosen, options.seed, options.output, gpu=options.device == "cuda")
     return 0
 
 
@@ -195,6 +214,14 @@ def _bench(options: argparse.Namespace) -> int:
     if obstacle := _obstacle("bench", {"rich": "rich", "matplotlib": "matplotlib"}, options.output):
         return _fail(obstacle)
     _tolerate_characters()
+    if options.device == "cuda":
+        if obstacle := _no_gpu():
+            return _fail(obstacle)
+        from normdrop.bench import cuda
+
+        amount = cuda.QUICK if options.quick else cuda.FULL
+        cuda.run(amount, options.output, only=options.only, as_json=options.json)
+        return 0
 
     from normdrop.bench import command
 
@@ -217,6 +244,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     import scipy
 
     import normdrop
+    from normdrop import _device
     from normdrop._cpu import launch
 
     yield "normdrop", normdrop.__version__
@@ -237,7 +265,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     outputs = f"{pool.recycled} of {pool.recycled + pool.fresh} large outputs so far took memory of earlier ones"
     yield "output pool", f"{pool.limit >> 20} MiB may lie idle; {outputs}" if pool.limit else "off"
     yield "kernel cache", launch.cache_folder() or "none: kernels are compiled anew in every process"
-    yield "CUDA", "not implemented yet in this version; all arrays are processed on the CPU"
+    yield "CUDA", _device.describe()
 
 
 if __name__ == "__main__":

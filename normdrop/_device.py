@@ -83,6 +83,17 @@ def broadcast(x: Any, shape: list[int]) -> Any:
     return x.broadcast(tuple(shape))
 
 
+def describe() -> str:
+    """Say which GPU arrays would be moved to, or why to none."""
+    try:
+        backend()
+        from normdrop._cuda import launch
+
+        return launch.describe()
+    except RuntimeError as error:
+        return " ".join(f"no: {error}".split())
+
+
 def to_device(values: Array, like: Any = None) -> Any:
     """Return a copy on a GPU: a Numba device array on the current one, or of the library and on the GPU of `like`."""
     backend()

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from normdrop.demo.experiments import Study
+from normdrop.demo.networks import use_gpu
 from normdrop.demo.plot import plot
 from normdrop.demo.report import print_tables, write_results
 from normdrop.demo.settings import Settings
 from normdrop.demo.verdicts import judge_all
 
 
-def run(settings: Settings, seed: int, output: Path) -> None:
+def run(settings: Settings, seed: int, output: Path, *, gpu: bool = False) -> None:
     """Carry out a study, show it and save it.
 
     Parameters
@@ -25,14 +26,17 @@ def run(settings: Settings, seed: int, output: Path) -> None:
         Where all randomness comes from.
     output : Path
         An existing folder for ``results.json`` and ``plot.png``.
+    gpu : bool, default False
+        Whether normdrop's layers run on a GPU; everything then runs in this process.
     """
+    use_gpu(gpu)
     start = time.perf_counter()
     console = Console()
     study = Study(settings, seed)
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=len(study.runs()))
-        study.carry_out(_count_cores(), done=lambda: progress.advance(task))
+        study.carry_out(1 if gpu else _count_cores(), done=lambda: progress.advance(task))
     verdicts = judge_all(study)
     print_tables(study, verdicts, console)
     write_results(study, verdicts, output / "results.json")

@@ -7,8 +7,24 @@ from scipy.special import log_softmax, softmax
 
 import normdrop
 from normdrop.demo.layers import Array, Conv, Dense, Flatten, Layer, MaxPool, Parameter, ReLU, Sigmoid
+from normdrop.demo.on_gpu import OnGpu
 
 VARIANTS = ("plain", "dropout", "batch norm", "both")
+
+
+_gpu = False
+
+
+def use_gpu(used: bool = True) -> None:
+    """Say where normdrop's layers of networks made from now on shall be.
+
+    Parameters
+    ----------
+    used : bool, default True
+        Whether they are on a GPU.
+    """
+    global _gpu
+    _gpu = used
 
 
 def fully_connected(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generator) -> "Network":
@@ -106,7 +122,7 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = list(layers)
+        self.layers = [OnGpu(x) if _gpu and isinstance(x, normdrop.Layer) else x for x in layers]
 
     def train(self) -> None:
         """Set every layer to training mode: dropout drops, batch norm uses the statistics of the batch."""
@@ -121,7 +137,7 @@ class Network:
     def thin(self) -> None:
         """Set dropout to training mode and all else to inference mode: every pass is another thinned network."""
         for layer in self.layers:
-            if isinstance(layer, (normdrop.Dropout, normdrop.Dropout2d)):
+            if isinstance(getattr(layer, "layer", layer), (normdrop.Dropout, normdrop.Dropout2d)):
                 layer.train()
             else:
                 layer.eval()
