@@ -19,6 +19,9 @@ COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
 GENERATORS = [
     f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order")
 ]
+# The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
+SIMULATED = [f"tests/test_{name}.py" for name in ("cuda_arrays", "cuda_kernels", "cuda_commands", "mask_law")]
+SIMULATED += ["-m", "not slow", "-k", "cuda and not (dropout_drops_by or larger_p)"]
 PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
 
 
@@ -73,6 +76,26 @@ def tests_serial(session: nox.Session) -> None:
 def tests_boundscheck(session: nox.Session) -> None:
     """Run the quicker tests of compiled kernels with every index checked."""
     _pytest(session, *COMPILED, NUMBA_BOUNDSCHECK="1")
+
+
+@nox.session
+def tests_cudasim(session: nox.Session) -> None:
+    """Run the kernels for GPUs in CUDA's simulator; give test files and "-k cuda" for more than a minute's worth."""
+    _pytest(session, *([] if session.posargs else SIMULATED), NUMBA_ENABLE_CUDASIM="1")
+
+
+@nox.session
+def tests_ptx(session: nox.Session) -> None:
+    """Compile every kernel for GPUs of four generations, without one: 1.2 GB of packages, a few minutes."""
+    session.install(".[cuda,test]", "nvidia-cuda-nvcc")
+    session.run("pytest", "tests/test_cuda_kernels.py", "-m", "ptx", *session.posargs)
+
+
+@nox.session
+def tests_cuda(session: nox.Session) -> None:
+    """Run the tests of the kernels on a GPU, large arrays too."""
+    session.install(".[demo,test,peers,cuda]")
+    session.run("pytest", "tests/", "-m", "not cold and not ptx", "-k", "cuda or gpu", *session.posargs)
 
 
 @nox.session
