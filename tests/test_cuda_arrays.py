@@ -187,6 +187,8 @@ def test_misaligned_memory_gives_the_same_bits():
     odd = Foreign(_device.view(flat), flat)
     address = odd.__cuda_array_interface__["data"][0] + 4
     odd.__cuda_array_interface__ |= {"shape": x.shape, "strides": x.strides, "data": (address, False)}
+    assert _device.view(on_gpu(x)).is_aligned
+    assert not _device.view(odd).is_aligned
     for pass_ in (lambda a: functional.dropout(a, 0.5, rng=1)[0], lambda a: functional.batch_norm(a)[0]):
         assert values(pass_(odd)).tobytes() == values(pass_(on_gpu(x))).tobytes()
 
@@ -230,7 +232,9 @@ def test_layers_move_there_and_back_with_their_state(tmp_path):
     other.load(tmp_path / "layer.npz")
     assert values(other.running_var).tobytes() == values(layer.running_var).tobytes()
     assert not isinstance(other.running_var, np.ndarray)
+    layer(on_gpu(x))
     assert layer.to_host() is layer
+    host(x)
     for name in ("gamma", "beta", "dgamma", "dbeta", "running_mean", "running_var"):
         assert type(getattr(layer, name)) is np.ndarray
         np.testing.assert_allclose(getattr(layer, name), getattr(host, name), rtol=1e-6, atol=1e-6)
@@ -252,11 +256,11 @@ def test_an_empty_array_gives_an_empty_array():
 
 
 def test_more_axes_than_a_copying_kernel_has():
-    x = normal(2, 2, 2, 2, 2, 2)[::-1, ::-1, ::-1, ::-1, ::-1, ::-1]
-    target = _device.view(_device.to_device(np.empty(x.shape, np.float64)))
-    source = _device.view(_device.to_device(np.ascontiguousarray(x))).transpose((1, 0, 3, 2, 5, 4))
-    target[...] = source
-    assert np.array_equal(target.to_host(), x.transpose(1, 0, 3, 2, 5, 4))
+    x = normal(2, 3, 2, 1, 4, 3, 2, 2)[::-1]
+    axes = (1, 0, 3, 2, 5, 4, 7, 6)
+    target = _device.view(_device.to_device(np.empty(x.transpose(axes).shape, np.float64)))
+    target[...] = _device.view(_device.to_device(np.ascontiguousarray(x))).transpose(axes)
+    assert np.array_equal(target.to_host(), x.transpose(axes))
 
 
 def simulated():

@@ -286,13 +286,12 @@ def test_missing_extra_gives_one_line_that_says_what_to_install(module, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-def test_info_works_without_the_extra_and_does_not_import_cuda():
+def test_info_works_without_the_extra_and_without_a_gpu():
     code = (
         "import sys\n"
         "for name in ('rich', 'sklearn', 'matplotlib'): sys.modules[name] = None\n"
         "from normdrop.__main__ import main\n"
         "status = main(['info'])\n"
-        "assert 'numba.cuda' not in sys.modules\n"
         "sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
