@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +206,30 @@ def test_sums_have_the_same_bits_however_many_blocks_run(cuda, shape, monkeypatc
         cuda.moments(statistics, x)
         results.append(statistics[:2].tobytes())
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.cuda
+def test_a_kernel_is_configured_once_per_grid_and_stream_and_warns_of_nothing(monkeypatch):
+    from normdrop._cuda import launch
+
+    configured, started = [], []
+
+    class Compiled:
+        def __getitem__(self, configuration):
+            warnings.warn("Grid size will likely result in GPU under-utilization", UserWarning, stacklevel=1)
+            configured.append(configuration)
+            return lambda *arguments: started.append((configuration, arguments))
+
+    array = SimpleNamespace(address=0, device=0, stream=0)
+    kernel = launch.Kernel(lambda y: None, "x")
+    monkeypatch.setattr(kernel, "compile", lambda dtype: Compiled())
+    monkeypatch.setattr(launch, "SIMULATED", False)
+    monkeypatch.setattr(launch, "current_device", lambda: 0)
+    monkeypatch.setattr(launch, "_bound", lambda argument, letter: letter)
+    for blocks in (1, 2, 1, 0):
+        kernel(np.dtype(np.float32), blocks, array)
+    assert configured == [(1, launch.THREADS, 0), (2, launch.THREADS, 0)]
+    assert [configuration[0] for configuration, _ in started] == [1, 2, 1, 1]
 
 
 @pytest.mark.gpu

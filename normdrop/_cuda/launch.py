@@ -11,6 +11,7 @@ import ctypes
 import threading
 import time
 import types as python_types
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -92,6 +93,7 @@ class Kernel:
         self.function = function
         self.arguments = arguments
         self._compiled: dict[str, Any] = {}
+        self._ready: dict[tuple[str, int, int], Any] = {}
 
     def signature(self, dtype: np.dtype[Any]) -> Any:
         """Return Numba's types of the arguments."""
@@ -125,7 +127,19 @@ class Kernel:
                 with _lock:  # the simulator runs one kernel at a time
                     compiled[n_blocks, THREADS](*bound)
             else:
-                compiled[n_blocks, THREADS, _stream(first.stream)](*bound)
+                self._configured(dtype, compiled, n_blocks, first.stream)(*bound)
+
+    def _configured(self, dtype: np.dtype[Any], compiled: Any, n_blocks: int, stream: int) -> Any:
+        """Return a variant ready to be started, made once; Numba would then warn of small grids."""
+        key = dtype.name, n_blocks, stream
+        ready = self._ready.get(key)
+        if ready is None:
+            with _lock, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if len(self._ready) >= 1024:
+                    self._ready.clear()
+                ready = self._ready[key] = compiled[n_blocks, THREADS, _stream(stream)]
+        return ready
 
     def compile(self, dtype: np.dtype[Any]) -> Any:
         """Return the variant for this dtype."""
@@ -215,7 +229,8 @@ def copying(y: Any, x: Any) -> Callable[[], object]:
 
 def device_of(x: Any) -> int:
     """Return the number of the GPU that holds a device array of Numba's."""
-    return current_device() if SIMULATED else int(x.gpu_data.context.device.id)
+    context = None if SIMULATED else getattr(x.gpu_data, "context", None)
+    return current_device() if context is None else int(context.device.id)
 
 
 def stream_of(stream: Any) -> int:
