@@ -13,16 +13,17 @@ TESTS = ".[demo,test,peers]"
 OWN = ["bench", "benchmarks", "demo", "imports", "kernel_cache", "kernel_cache_mended", "launch", "processes"]
 OWN += ["process_matrix", "promises", "vectorized", "warmup"]
 OWN += ["guard_pages", "half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
+FAST = "not slow and not cold and not ptx"
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
-COMPILED = [*KERNELS, "-m", "not slow", "-k", "not reference"]
+COMPILED = [*KERNELS, "-m", FAST, "-k", "not reference"]
 # What compiles every kind of kernel, for some dtype and order of memory.
 GENERATORS = [
     f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order")
 ]
 # The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
 SIMULATED = [f"tests/test_{name}.py" for name in ("cuda_arrays", "cuda_kernels", "cuda_commands", "mask_law")]
-SIMULATED += ["-m", "not slow", "-k", "cuda and not (dropout_drops_by or larger_p)"]
-PLAIN_PYTHON = [*KERNELS, "-m", "not slow and not jit"]
+SIMULATED += ["-m", FAST, "-k", "cuda and not (dropout_drops_by or larger_p)"]
+PLAIN_PYTHON = [*KERNELS, "-m", f"{FAST} and not jit"]
 
 
 def _pytest(session: nox.Session, *args: str, **env: str) -> None:
@@ -104,7 +105,7 @@ def coverage(session: nox.Session) -> None:
     counted = "--cov", "--cov-report="
     _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
     # The code of a kernel that is in a cache is not generated.
-    _pytest(session, *GENERATORS, "-m", "not slow", *counted, "--cov-append", NUMBA_CACHE_DIR=session.create_tmp())
+    _pytest(session, *GENERATORS, "-m", FAST, *counted, "--cov-append", NUMBA_CACHE_DIR=session.create_tmp())
     session.run("coverage", "html", "-d", "build/coverage")
     session.run("coverage", "report", "--fail-under=100")
 
