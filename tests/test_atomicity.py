@@ -6,6 +6,7 @@ raises at the first line of the package that a call runs, then at the second, un
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ import normdrop
 from normdrop import MaskStream, functional
 
 PACKAGE = str(Path(normdrop.__file__).parent)
-COMPILER = str(Path(PACKAGE) / "_cpu" / "launch.py")
+# Compiling is left out; so are kernels that are plain Python, of which nothing is seen from outside.
+WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+LEFT_OUT = str(Path(PACKAGE) / "_cpu" / ("" if WITHOUT_JIT else "launch.py"))
 ROWS = np.random.default_rng(0).normal(2.0, 3.0, (6, 3)).astype(np.float32)
 PLANES = np.random.default_rng(1).normal(2.0, 3.0, (2, 3, 4, 5)).astype(np.float32)
 
@@ -56,14 +59,14 @@ def picture(thing: Any) -> Any:
 
 
 class Interrupt:
-    """Raise `error` at line number `line` of the package, counted as they are run; compiling is not counted."""
+    """Raise `error` at line number `line` of the package, counted as they are run."""
 
     def __init__(self, line: int, error: type[BaseException]) -> None:
         self.left, self.error, self.where = line, error, ""
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE) or name == COMPILER:
+        if not name.startswith(PACKAGE) or name.startswith(LEFT_OUT):
             return None
         if event == "line" and not self.where:
             self.left -= 1
@@ -182,3 +185,46 @@ def test_a_bad_dy_leaves_the_layer_as_it_was(name: str) -> None:
             layer.backward(dy)
         assert picture(layer) == before
     layer.backward(batch(layer))
+
+
+def test_loading_into_an_array_that_was_made_read_only_changes_nothing() -> None:
+    layer = normdrop.BatchNorm(3)
+    assert layer.running_var is not None
+    layer.running_var.flags.writeable = False
+    before = picture(layer)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.load_state_dict(used("BatchNorm").state_dict())
+    assert picture(layer) == before
+
+
+def test_a_layer_that_cannot_keep_its_context_gives_back_its_call() -> None:
+    class Forgetful(normdrop.Dropout):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "_context" and value is not None:
+                raise MemoryError("no room")
+            super().__setattr__(name, value)
+
+    layer = Forgetful(0.5, rng=stream())
+    with pytest.raises(MemoryError):
+        layer(ROWS)
+    assert layer.stream == stream()
+
+
+def test_a_stream_that_is_interrupted_while_it_unlocks_keeps_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lock:
+        left = 1
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(normdrop.random, "_stream_lock", Lock())
+    asked = stream()
+    with pytest.raises(KeyboardInterrupt):
+        asked.take()
+    assert asked == stream()
+    assert asked.take() == 3

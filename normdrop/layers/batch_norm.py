@@ -353,9 +353,10 @@ class BatchNorm(Layer):
             for name, array in arrays.items():
                 _device.assign(array, values[name])
             vars(self).update(counts)
-        except BaseException:  # an interrupt
+        except BaseException:  # an interrupt, or an array that the caller made read-only
             for name, array in arrays.items():
-                _device.assign(array, before[name])
+                if not _device.on_host(array) or array.flags.writeable:
+                    _device.assign(array, before[name])
             raise
 
     def __repr__(self) -> str:
