@@ -201,7 +201,7 @@ def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any) -> None:
     _merge_blocks(work, grid)
     if width == n_channels:
         for c in range(0, n_channels, LANES):
-            store_part(statistics, c, load(work, c), 0, n_channels)
+            store_part(pointer(statistics, 0), c, load(work, c), 0, n_channels)
             store_part(pointer(statistics, n_channels), c, load(work, stride + c) / splat(n), 0, n_channels)
         return
     for c in range(n_channels):
