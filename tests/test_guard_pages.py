@@ -44,7 +44,9 @@ def guard(dtype: str, kinds: str, **env: str) -> None:
     assert last[0].startswith("done "), last
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(dtype, marks=[] if dtype == "float32" else pytest.mark.cold) for dtype in DTYPES]
+)
 def test_serial_kernels_touch_nothing_beyond_their_arrays(dtype: str) -> None:
     guard(dtype, "small", NUMBA_NUM_THREADS="1")
 

@@ -123,8 +123,8 @@ def test_without_a_home_and_beside_a_read_only_package_there_is_no_cache(in_subp
 
 AS_ANOTHER = """
 import sys, os
-import numba, numpy as np
-from normdrop import functional
+import numba, numpy as np, numpy.testing
+from normdrop import _reference, functional
 functional.dropout(np.ones(3), 0.5)  # what Numba imports late, this user may not be allowed to read
 os.setgid(65534)
 os.setuid(65534)

@@ -87,9 +87,15 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     np.testing.assert_allclose(inference.reshape(folded), y, rtol=2e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
-    ("shape", "channel_axis"), [((37, 53, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1)]
+    ("shape", "channel_axis", "dtype"),
+    [
+        ((37, 53, 58, 59), 1, "float16"),
+        ((37, 53, 58, 59), 1, "bfloat16"),
+        ((37, 58, 59, 53), 3, "bfloat16"),
+        ((100_003, 66), 1, "bfloat16"),
+        ((2_200_001, 3), 1, "float16"),
+    ],
 )
 def test_a_large_batch_norm_of_two_bytes_gives_the_float32_bits_rounded(shape, channel_axis, dtype):
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)

@@ -130,7 +130,8 @@ def _compile(function: Any, signature: Any, dtype: np.dtype[Any], parallel: bool
     twin.__module__ = function.__module__
 
     def dispatcher() -> Any:
-        return njit(parallel=_PRANGE if parallel else False, no_cfunc_wrapper=True, **_OPTIONS)(twin)
+        # A copy, because Numba takes out what it has read.
+        return njit(parallel=dict(_PRANGE) if parallel else False, no_cfunc_wrapper=True, **_OPTIONS)(twin)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
