@@ -90,7 +90,7 @@ def _add_bench(commands: Any) -> None:
         "libraries that are installed: NumPy formulas, PyTorch, torch.compile and JAX, all on the CPU.\n"
         "Print tables; write them, a plot and all numbers.",
         epilog="examples:\n"
-        "  python -m normdrop bench                              about 10 minutes on two cores\n"
+        "  python -m normdrop bench                              more than 10 minutes on two cores\n"
         "  python -m normdrop bench --quick                      about half a minute, few shapes\n"
         "  python -m normdrop bench --only batch_norm --peers torch,jax\n"
         "  python -m normdrop bench --quick --json > numbers.json\n"

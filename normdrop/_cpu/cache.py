@@ -53,5 +53,4 @@ class _CheckedFile(IndexDataCacheFile):
 def enable(dispatcher: Any) -> None:
     """Let a kernel that is not compiled yet be taken from the cache, or be put there."""
     dispatcher.enable_caching()
-    cache = dispatcher._cache
-    cache._cache_file.__class__ = _CheckedFile
+    dispatcher._cache._cache_file.__class__ = _CheckedFile

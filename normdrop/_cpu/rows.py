@@ -44,11 +44,12 @@ def _channel_rows(work: Any, grid: Any) -> Any:
 
 
 @helper
-def _spread(work: Any, shape: Any, width: Any, ks: Any) -> None:
-    """row[v] = row[(v // inner) % C] of the C values that a row begins with; rows work[ks[0]] to work[ks[1] - 1]."""
+def _spread(work: Any, shape: Any, grid: Any, ks: Any) -> None:
+    """row[v] = row[(v // inner) % C] of the C values that a row begins with; of `_channel_rows`, ks[0] to ks[1] - 1."""
     _, n_channels, inner = shape
+    _, width, _, _, n_blocks = grid
     for k in range(ks[0], ks[1]):
-        row = work[work.shape[0] - 4 + k]
+        row = work[2 * n_blocks + k]
         if inner > 1:
             for c in range(n_channels - 1, -1, -1):
                 value = row[c]
@@ -239,7 +240,7 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         store(mean, c, _row(vectors, 0, c))
         store(scale, c, _row(vectors, 1, c))
         store(shift, c, _row(vectors, 2, c))
-    _spread(work, x.shape, width, (0, 3))
+    _spread(work, x.shape, grid, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
         _normalize_task(y, x, task, width, (mean, scale, shift))
 
@@ -254,7 +255,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
     merge_moments(statistics, pointer(work, 0), x.shape, grid)
     rows = _channel_rows(work, grid)
     _finish_statistics(statistics, affine, eps, rows)
-    _spread(work, x.shape, width, (0, 3))
+    _spread(work, x.shape, grid, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
         _normalize_task(y, x, task, width, (rows[0], rows[1], rows[2]))
 
@@ -265,7 +266,7 @@ def _spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
     rows = _channel_rows(work, grid)
     for c in range(0, shape[1], LANES):
         store(rows[0], c, _row(statistics, 0, c))
-    _spread(work, shape, grid[1], (0, 1))
+    _spread(work, shape, grid, (0, 1))
     return rows
 
 
@@ -289,6 +290,6 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, tile_of(grid, task), rows[0])
     merge_gradients(sums, pointer(work, 0), x.shape, grid, pointer(statistics, 2 * x.shape[1]))
     _finish_gradients(sums, statistics, gamma, np.float64(x.shape[0] * x.shape[2]), rows)
-    _spread(work, x.shape, width, (1, 4))
+    _spread(work, x.shape, grid, (1, 4))
     for task in prange(_n_tasks(dx, x, width)):
         _gradient_task((dx, dy, x), task, width, rows)

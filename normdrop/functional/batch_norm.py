@@ -377,8 +377,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     statistics: Vectors = _device.empty((3, n_channels), np.float64, x)
     statistics[0] = _checks.channels(mean, "mean", n_channels, x)
     statistics[1] = _checks.channels(var, "var", n_channels, x)
-    if _device.on_host(statistics):  # on a GPU this would wait for it
-        _checks.not_negative(statistics[1], "var")
+    _checks.not_negative(statistics[1], "var")
     affine = _affine(gamma, beta, n_channels, x)
     eps = _checks.eps(eps)
     if out is not None:

@@ -18,8 +18,6 @@ Scaling: TypeAlias = Literal["inverted", "original"]
 
 SCALINGS = ("inverted", "original")
 
-_KEPT = np.ones((1, 1), np.bool_)
-
 
 class DropoutContext(NamedTuple):
     """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
@@ -337,8 +335,6 @@ def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
 
 def _kept(x: Array) -> Mask:
     """A mask of one element that keeps it."""
-    if _device.on_host(x):
-        return _KEPT
     kept: Mask = _device.empty((1, 1), np.bool_, x)
     kept.fill(True)
     return kept

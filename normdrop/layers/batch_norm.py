@@ -348,7 +348,7 @@ class BatchNorm(Layer):
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        before = {name: _device.to_host(array).copy() for name, array in arrays.items()}
+        before = {name: _device.to_host(array) for name, array in arrays.items()}
         try:
             for name, array in arrays.items():
                 _device.assign(array, values[name])
