@@ -49,7 +49,8 @@ _process.wait_before_fork(llvm_library._lock)  # LLVM's objects are disposed of 
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; it is always inlined.
 
-    There is no wrapper to call it from Python, which would take about a fifth of the time: such a call ends the process.
+    It has no wrapper for Python, which would take a fifth of the time to compile: a call from
+    Python ends the process.
     """
     return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
