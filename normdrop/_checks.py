@@ -15,6 +15,7 @@ from normdrop import _device
 Array: TypeAlias = npt.NDArray[Any]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_NATIVE = (*_FLOATS, np.dtype(np.float16))
 _NAMES = "float32, float64, float16 or bfloat16"
 
 
@@ -100,7 +101,7 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 def array(x: object, name: str) -> Array:
     """Return `x` as a base ndarray after checking that it is of a native dtype that is taken."""
-    if type(x) is np.ndarray and x.dtype.char in "fde" and x.dtype.isnative:
+    if type(x) is np.ndarray and x.dtype in _NATIVE:
         return x
     if not isinstance(x, np.ndarray):
         if _device.is_device_array(x):
@@ -188,6 +189,8 @@ def _taken_out(target: Any, x: Array) -> Any:
 
 def may_share_memory(a: Array, b: Array) -> bool:
     """Whether the memory of two arrays overlaps, by its first and last address."""
+    if type(a) is type(b) is np.ndarray:
+        return np.may_share_memory(a, b)
     if _device.on_host(a):
         return _device.on_host(b) and np.may_share_memory(a, b)
     (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)
@@ -265,6 +268,8 @@ def rank(x: Array, ranks: tuple[int, ...], name: str, hint: str) -> None:
 
 def channels(values: object, name: str, n_channels: int, x: Array) -> Array:
     """Return a per-channel vector of a native float dtype, where `x` is."""
+    if type(values) is type(x) is np.ndarray and values.dtype in _NATIVE and values.shape == (n_channels,):
+        return values
     vector = array(values, name)
     same_place(vector, name, x, "x")
     if vector.shape != (n_channels,):

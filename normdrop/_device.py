@@ -75,7 +75,7 @@ def place(x: Any) -> str:
 
 def empty(shape: tuple[int, ...], dtype: Any, like: Any, order: tuple[int, ...] | None = None) -> Any:
     """Return a new array where `like` is, of the same library; `order`, on a GPU: its axes as they lie in memory."""
-    return np.empty(shape, dtype) if on_host(like) else like.empty(shape, np.dtype(dtype), order)
+    return np.empty(shape, dtype) if isinstance(like, np.ndarray) else like.empty(shape, np.dtype(dtype), order)
 
 
 def broadcast(x: Any, shape: list[int]) -> Any:

@@ -272,3 +272,14 @@ def test_layers_of_a_rank_take_that_rank_alone(make: Any, taken: list[Any], refu
         with pytest.raises(ValueError, match="x must have"):
             layer(np.ones(shape, np.float32))
     assert layer.num_batches == n_batches
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_of_another_shape_are_refused_and_nothing_changes(name: str) -> None:
+    layer, x = normdrop.BatchNorm(3), _x(dtype=np.float32)
+    setattr(layer, name, np.ones(5, np.float32))
+    given = x.copy()
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(3,\)"):
+        layer(x, out=x)
+    np.testing.assert_array_equal(x, given)
+    assert (layer.num_batches, layer.num_values) == (0, 0)

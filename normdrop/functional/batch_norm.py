@@ -14,6 +14,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
+_FLOAT64 = np.dtype(np.float64)
+
 
 class BatchNormContext(NamedTuple):
     """What `batch_norm_backward` needs, and the statistics of the batch."""
@@ -72,6 +74,8 @@ class InferenceContext(NamedTuple):
 
 
 def _channel_axis(x: Array, channel_axis: int) -> int:
+    if type(channel_axis) is int and 0 <= channel_axis < x.ndim >= 2:
+        return channel_axis
     if x.ndim < 2:
         raise ValueError(f"x must have at least two axes, a batch axis and a channel axis; got shape {x.shape}")
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
@@ -79,10 +83,19 @@ def _channel_axis(x: Array, channel_axis: int) -> int:
 
 def _affine(gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
     """[gamma, beta] in float64, where `x` is, after checks."""
-    affine: Vectors = _device.empty((2, n_channels), np.float64, x)
+    affine: Vectors = _device.empty((2, n_channels), _FLOAT64, x)
     affine[0] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
     affine[1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
     return affine
+
+
+def _scale(gamma: Array | None, n_channels: int, x: Array) -> Vector:
+    """Gamma in float64, where `x` is, after checks."""
+    if gamma is not None:
+        return _checks.channels(gamma, "gamma", n_channels, x).astype(_FLOAT64)
+    ones: Vector = _device.empty((n_channels,), _FLOAT64, x)
+    ones.fill(1.0)
+    return ones
 
 
 def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
@@ -178,7 +191,7 @@ def batch_norm(
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and _checks.may_share_memory(out, dense) else dense
     y, buffer = _layout.target(x, layout, out)
-    statistics: Vectors = _device.empty((3, n_channels), np.float64, x)
+    statistics: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
@@ -187,50 +200,6 @@ def batch_norm(
         statistics.fill(np.nan)
     y = _layout.finish(y, buffer)
     return y, BatchNormContext(_device.native(kept), _device.native(statistics), gamma, channel_axis, eps)
-
-
-def update_running(
-    mean: Array, var: Array, context: BatchNormContext, momentum: float, unbiased: bool, on_nonfinite: str = "propagate"
-) -> bool:
-    """Fold the batch into running statistics in place, of weight `momentum`; return whether `on_nonfinite` let it."""
-    n = context.n
-    correction = n / (n - 1) if unbiased else 1.0
-    mean, var = _checks.array(mean, "running_mean"), _checks.array(var, "running_var")
-    statistics = _checks.array(context.statistics, "statistics")
-    for values, name in ((mean, "running_mean"), (var, "running_var")):
-        _checks.same_place(values, name, statistics, "x")
-    if on_nonfinite != "propagate":
-        batch = _device.to_host(statistics)[:2]  # of a GPU, whose work is waited for
-        channels = _nonfinite_channels(batch, correction, np.result_type(mean.dtype, var.dtype))
-        if channels.size and on_nonfinite == "skip":
-            return False
-        if channels.size:
-            raise FloatingPointError(_nonfinite_message(channels, batch, mean.dtype))
-    backend = _backend.select(mean)
-    if mean.flags.carray and var.flags.carray and mean.dtype == var.dtype:
-        backend.update_running(mean, var, statistics, momentum, correction)
-    else:
-        copies = mean.astype(np.float64), var.astype(np.float64)
-        backend.update_running(*copies, statistics, momentum, correction)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, in silence as in the kernel
-            mean[...], var[...] = copies
-    return True
-
-
-def _nonfinite_channels(batch: Vectors, correction: float, dtype: np.dtype[Any]) -> Array:
-    """Channels whose mean or variance is not finite, or would not be in `dtype`; batch = [mean, var]."""
-    with np.errstate(over="ignore"):
-        batch = (batch * np.array([[1.0], [correction]])).astype(dtype)
-    return cast(Array, np.flatnonzero(~np.isfinite(batch).all(axis=0)))
-
-
-def _nonfinite_message(channels: Array, batch: Vectors, dtype: np.dtype[Any]) -> str:
-    c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
-    return (
-        f"the batch has no finite mean and variance in {dtype} in channel {c}{more} "
-        f"(mean {batch[0, c]:.6g}, variance {batch[1, c]:.6g}); the layer is unchanged. Look for a NaN, an "
-        "infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of the running statistics"
-    )
 
 
 def batch_norm_backward(
@@ -290,7 +259,7 @@ def batch_norm_backward(
     dy = layout.conform(dy)
     dx, buffer = _layout.target(x, layout, out)
     axis = context.channel_axis
-    sums: Vectors = _device.empty((2, x.shape[axis]), np.float64, x)
+    sums: Vectors = _device.empty((2, x.shape[axis]), _FLOAT64, x)
     if x.size:
         fold = layout.fold(x.shape, axis)
         _backend.select(x).batch_norm_backward(
@@ -299,7 +268,7 @@ def batch_norm_backward(
             layout.folded(x, fold),
             sums,
             _checks.array(context.statistics, "statistics"),
-            _affine(context.gamma, None, x.shape[axis], x)[0],
+            _scale(context.gamma, x.shape[axis], x),
         )
     else:
         sums.fill(0.0)
@@ -374,7 +343,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    statistics: Vectors = _device.empty((3, n_channels), np.float64, x)
+    statistics: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
     statistics[0] = _checks.channels(mean, "mean", n_channels, x)
     statistics[1] = _checks.channels(var, "var", n_channels, x)
     _checks.not_negative(statistics[1], "var")
@@ -385,7 +354,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     keep_x = _checks.flag(keep_x, "keep_x")
     dense, layout = _layout.dense(x)
     backend = _backend.select(x)
-    vectors: Vectors = _device.empty((3, n_channels), np.float64, x)
+    vectors: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
     backend.inference_vectors(vectors, statistics, affine, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
@@ -453,7 +422,7 @@ def batch_norm_inference_backward(
     backend, axis = _backend.select(dy), context.channel_axis
     if kept is not None:
         x, layout = _layout.dense(kept)
-        sums: Vectors = _device.empty((2, scale.size), np.float64, x)
+        sums: Vectors = _device.empty((2, scale.size), _FLOAT64, x)
         if x.size:
             fold = layout.fold(x.shape, axis)
             folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
@@ -465,7 +434,7 @@ def batch_norm_inference_backward(
     dy, layout = _layout.dense(dy)
     dx, buffer = _layout.target(dy, layout, out)
     if dy.size:
-        vectors: Vectors = _device.empty((3, scale.size), np.float64, dy)
+        vectors: Vectors = _device.empty((3, scale.size), _FLOAT64, dy)
         vectors.fill(0.0)
         vectors[1] = scale
         fold = layout.fold(dy.shape, axis)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device, functional
-from normdrop.functional.batch_norm import BatchNormContext, update_running
+from normdrop.functional import running
+from normdrop.functional.batch_norm import BatchNormContext
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_generator, check_rng
 
@@ -203,17 +204,18 @@ class BatchNorm(Layer):
         self._check_shape(x)
         if self.running_mean is not None:
             _checks.same_place(self.running_mean, "the layer", x, "x")
-        options: dict[str, Any] = {"eps": self._eps, "channel_axis": self._channel_axis, "out": out}
+        gamma, beta, eps, axis = self.gamma, self.beta, self._eps, self._channel_axis
         context: Any
         if self.training or self.running_mean is None or self.running_var is None:
             _checks.flag(keep_x, "keep_x")
-            y, context = functional.batch_norm(x, self.gamma, self.beta, **options)
+            y, context = functional.batch_norm(x, gamma, beta, eps=eps, channel_axis=axis, out=out)
             if self.training and x.size:
                 self._update(context, x, out)
                 return y
         else:
+            mean, var = self.running_mean, self.running_var
             y, context = functional.batch_norm_inference(
-                x, self.running_mean, self.running_var, self.gamma, self.beta, keep_x=keep_x, **options
+                x, mean, var, gamma, beta, eps=eps, channel_axis=axis, keep_x=keep_x, out=out
             )
         self._context = context
         return y
@@ -234,20 +236,19 @@ class BatchNorm(Layer):
         if mean is None or var is None:
             self._context = context
             return
-        n = context.n
-        old = self.num_values / (self.num_values + n) if self._momentum is None else self._momentum
-        before = (mean.copy(), var.copy()) if _device.on_host(mean) else None  # a GPU's queue is not interrupted
-        scalars = {name: vars(self)[name] for name in ("_context", *_COUNTS)}
+        n = x.size // self._num_features
+        num_batches, num_values, before = self.num_batches, self.num_values, self._context
+        old = num_values / (num_values + n) if self._momentum is None else self._momentum
+        saved = running.snapshot(mean, var)
         try:
             self._context = context
-            if update_running(mean, var, context, old, self.unbiased, self._on_nonfinite):
-                self.num_batches += 1
-                self.num_values += n
+            if running.update(mean, var, context.statistics, old, n, self.unbiased, self._on_nonfinite):
+                self.num_batches = num_batches + 1
+                self.num_values = num_values + n
         except BaseException as error:
-            if before is not None:
-                mean[...], var[...] = before
-            vars(self).update(scalars)
-            if isinstance(error, FloatingPointError) and out is not None:
+            running.restore(mean, var, saved)
+            self._context, self.num_batches, self.num_values = before, num_batches, num_values
+            if isinstance(error, Exception) and out is not None:
                 target = _device.view(out)
                 if _checks.may_share_memory(target, x):
                     target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten

@@ -1,4 +1,4 @@
-"""PyTorch's functions, compiled by ``torch.compile``, which needs a C++ compiler."""
+"""PyTorch's layers and functions, compiled by ``torch.compile``, which needs a C++ compiler."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 class Compiled(PyTorch):
-    """The same functions as `PyTorch`, each compiled for its shape.
+    """The same layers and functions as `PyTorch`, each compiled for its shape.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from normdrop.bench.protocol import Call
 
 
 class PyTorch:
-    """PyTorch's functions; backward passes are the operations that its autograd calls.
+    """PyTorch's layers, recording nothing; backward passes are the operations that its autograd calls.
 
     Parameters
     ----------
@@ -52,10 +52,10 @@ class PyTorch:
         return lambda: y.copy_(x)
 
     def dropout(self, batch: Batch, p: float) -> Call:
-        return self._ready(lambda x: torch.nn.functional.dropout(x, p, True), torch.from_numpy(batch.x))
+        return self._ready(torch.nn.Dropout(p), torch.from_numpy(batch.x))
 
     def channel_dropout(self, batch: Batch, p: float) -> Call:
-        return self._ready(lambda x: torch.nn.functional.dropout2d(x, p, True), torch.from_numpy(batch.x))
+        return self._ready(torch.nn.Dropout2d(p), torch.from_numpy(batch.x))
 
     def dropout_backward(self, batch: Batch, p: float) -> Call:
         dy = torch.from_numpy(batch.dy)
@@ -70,10 +70,11 @@ class PyTorch:
         return self._normalize(batch, training=False)
 
     def _normalize(self, batch: Batch, *, training: bool) -> Call:
-        def normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any) -> object:
-            return torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training, 0.1, 1e-5)
-
-        return self._ready(normalize, torch.from_numpy(batch.x), *_vectors(batch))
+        x, vectors = torch.from_numpy(batch.x), _vectors(batch)
+        make = {2: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}[x.ndim]
+        layer = make(len(batch.gamma)).train(training).requires_grad_(False)
+        layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data = vectors
+        return self._ready(layer, x)
 
     def batch_norm_backward(self, batch: Batch) -> Call:
         x, dy = torch.from_numpy(batch.x), torch.from_numpy(batch.dy)
