@@ -141,16 +141,19 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-compare")
 def bench_compare(session: nox.Session) -> None:
-    """Compare the ratios of the latest commit with those of another: nox -s bench-compare -- BASE."""
+    """Compare the ratios of two commits, in medians of five processes: nox -s bench-compare -- BASE."""
     if not session.posargs:
         session.error("which commit to compare with? nox -s bench-compare -- main")
     base, *options = session.posargs
     session.install(".[asv]")
-    _asv(session, "continuous", base, "HEAD", *(options or ["--bench", "track_copy_ratio"]))
+    _asv(session, "continuous", base, "HEAD", *(options or ["--bench", "track_copy_ratio"]), processes=5)
 
 
-def _asv(session: nox.Session, command: str, *args: str, smoke: bool = False, full: bool = False) -> None:
+def _asv(
+    session: nox.Session, command: str, *args: str, smoke: bool = False, full: bool = False, processes: int = 1
+) -> None:
     with session.chdir("benchmarks"):
         session.run("asv", "machine", "--yes", silent=True)
         env = {"NORMDROP_BENCH_SMOKE": "1" if smoke else "", "NORMDROP_BENCH_FULL": "1" if full else ""}
+        env["NORMDROP_BENCH_PROCESSES"] = str(processes)
         session.run("asv", command, *args, env=env)

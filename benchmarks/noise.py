@@ -1,24 +1,29 @@
 """Measure one commit again and again: how far figures spread, and whether a planted slow-down is told from that.
 
 Each measurement has a process of its own, as under asv, and so has the same pass slowed down on purpose. The steps are
-looked for by asv's own code, in histories of the measured values in several orders, with the least threshold at which
-it is silent about noise.
+looked for by asv's own code, in histories drawn from the measured values, with the least threshold at which it is
+silent about noise.
 """
 
 import argparse
-import importlib
 import itertools
 import json
 import os
-import subprocess
+import random
 import sys
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .one import in_new_process
+
 STATIC = Path(__file__).resolve().parent.parent / "docs" / "_static"
 LEAST = 0.05  # smallest threshold that is worth having
+COMMITS = 40  # of a history before a slow-down, and at most after it
+HISTORIES = 10
 FACTOR = 1.1  # by which `asv compare` and `asv continuous` tell two commits apart, unless told otherwise
+PROCESSES = 5  # of which `nox -s bench-compare` takes the median
 IMAGES, LAST, ROWS = ("float32", "channels first"), ("float32", "channels last"), ("float32", "C order")
 CASES = [
     ("dropout.Dropout", "forward", *ROWS, "BERT hidden 64x128x768"),
@@ -33,36 +38,15 @@ CASES = [
 ]
 
 
-def measure_here(index: int, to: str) -> dict[str, float]:
-    """Measure one case in this process."""
-    from .protocol import measure
-
-    owner, *parameters = CASES[index]
-    module, _, name = owner.partition(".")
-    passes = getattr(importlib.import_module(f"benchmarks.{module}"), name)()
-    passes.setup(*parameters)
-    pairs = measure(passes.call, *passes.references(to))
-    return {"seconds": median(own for own, _ in pairs), "ratio": median(own / other for own, other in pairs)}
-
-
-def _measure(index: int, to: str, n_threads: int, planted: float) -> dict[str, float]:
-    """Measure one case in a fresh process."""
-    env = os.environ | {"NUMBA_NUM_THREADS": str(n_threads), "NORMDROP_BENCH_PLANT": str(planted)}
-    command = [sys.executable, str(Path(__file__).parent), "noise", "--to", to, "--case", str(index)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def deviation(values: list[float]) -> float:
     """Return the largest relative distance from the median."""
     middle = median(values)
     return max(abs(value / middle - 1) for value in values)
 
 
-def orders(values: list[float]) -> list[list[float]]:
-    """Return the values in orders in which they might have come: rotated, and backward."""
-    rotated = [values[i:] + values[:i] for i in range(len(values))]
-    return rotated + [one[::-1] for one in rotated]
+def histories(values: list[float]) -> list[list[float]]:
+    """Return histories of one value per commit, drawn from the measured ones: the same for the same values."""
+    return [random.Random(seed).choices(values, k=COMMITS) for seed in range(HISTORIES)]
 
 
 def reported(history: list[float], threshold: float) -> bool:
@@ -73,15 +57,29 @@ def reported(history: list[float], threshold: float) -> bool:
 
 
 def thresholds(series: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """Return a threshold for each class of benchmarks: the least, in hundredths, at which noise is never reported."""
+    """Return a threshold for each class of benchmarks: the least, in hundredths, at which noise is not reported."""
     found: dict[str, float] = {}
     for one in series:
         owner = one["case"][0]
         limit = found.get(owner, LEAST)
-        while any(reported(history, limit) for history in orders(one[kind])):
+        while any(reported(history, limit) for history in histories(one[kind])):
             limit = round(limit + 0.01, 2)
         found[owner] = limit
     return found
+
+
+def medians(values: list[float]) -> list[float]:
+    """Return what `nox -s bench-compare` might measure: medians of as many processes as it starts."""
+    return [median(random.Random(seed).choices(values, k=PROCESSES)) for seed in range(HISTORIES)]
+
+
+def delays(one: dict[str, Any], threshold: float) -> list[float]:
+    """Return, for each history, after how many slower commits asv reports them; infinite if not within as many."""
+
+    def delay(history: list[float], slower: list[float]) -> float:
+        return next((n for n in range(2, COMMITS + 1) if reported(history + slower[:n], threshold)), inf)
+
+    return [delay(*both) for both in zip(histories(one["ratio"]), histories(one["planted"]), strict=True)]
 
 
 def for_config(series: list[dict[str, Any]]) -> dict[str, float]:
@@ -98,12 +96,12 @@ def table(result: dict[str, Any]) -> str:
     """Return the outcome as a Markdown table, one line a case."""
     limits = thresholds(result["series"], "ratio")
     head = ["benchmark", "parameters", "threads", "time, ms", "±", "ratio", "±", "threshold"]
-    head += ["steps in noise", "steps found", "pairs differ in noise", "pairs found"]
+    head += ["steps in noise", "found after", "at the latest", "pairs differ in noise", "pairs found"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
     for one in result["series"]:
         owner, *parameters = one["case"]
         limit, plain, slowed = limits[owner], one["ratio"], one["planted"]
-        histories = [history + slowed for history in orders(plain) if slowed]
+        found = delays(one, limit) if slowed else []
         cells = [
             f"`{owner}`",
             ", ".join(parameters),
@@ -113,10 +111,10 @@ def table(result: dict[str, Any]) -> str:
             f"{median(plain):.3g}",
             f"{deviation(plain):.1%}",
             f"{limit:.0%}",
-            _share([reported(history, limit) for history in orders(plain)]),
-            _share([reported(history, limit) for history in histories]),
-            _share([after > FACTOR * before for before, after in itertools.permutations(plain, 2)]),
-            _share([after > FACTOR * before for before, after in itertools.product(plain, slowed)]),
+            _share([reported(history, limit) for history in histories(plain)]),
+            *(f"{n:.0f}" if n < inf else f"over {COMMITS}" for n in ((median(found), max(found)) if found else ())),
+            _share([after > FACTOR * before for before, after in itertools.permutations(medians(plain), 2)]),
+            _share([b > FACTOR * a for a, b in itertools.product(medians(plain), medians(slowed))] if slowed else []),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     repeats, machine = len(result["series"][0]["ratio"]), result["machine"]
@@ -140,11 +138,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--to", choices=("copy", "numpy", "torch"), default="copy", help="what the ratio is to (copy)")
     parser.add_argument("--quick", action="store_true", help="3 repeats of 3 cases, to see that it works")
     parser.add_argument("--output", type=Path, default=STATIC / "tracking-noise.json", help="file for all figures")
-    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.case is not None:
-        print(json.dumps(measure_here(options.case, options.to)))
-        return 0
     repeats = 3 if options.quick else options.repeats
     indices = range(0, len(CASES), 5) if options.quick else range(len(CASES))
     series = [
@@ -154,12 +148,17 @@ def main(arguments: list[str]) -> int:
     ]
     for repeat in range(repeats):  # the same case never twice in a row, so that drifts of the machine show
         for one in series:
-            what = CASES.index(one["case"]), options.to, one["n_threads"]
-            plain = _measure(*what, 0.0)
+            owner, *parameters = one["case"]
+
+            def measure(planted: float, n: int = one["n_threads"], what: tuple = (owner, parameters)) -> dict:
+                env = {"NUMBA_NUM_THREADS": str(n), "NORMDROP_BENCH_PLANT": str(planted)}
+                return in_new_process(*what, options.to, **env)
+
+            plain = measure(0.0)
             one["seconds"].append(plain["seconds"])
             one["ratio"].append(plain["ratio"])
             if options.plant:
-                one["planted"].append(_measure(*what, options.plant)["ratio"])
+                one["planted"].append(measure(options.plant)["ratio"])
         print(f"{repeat + 1} of {repeats}", file=sys.stderr, flush=True)
     machine = {"cpu": cpu_name(), "n_cpus": os.cpu_count()}
     result = {"machine": machine, "to": options.to, "plant": options.plant, "series": series}

@@ -19,6 +19,7 @@ Call = Callable[[], object]
 
 VERSION = "1"
 ROUNDS = 1 if SMOKE else 15
+PROCESSES = 1 if SMOKE else int(os.environ.get("NORMDROP_BENCH_PROCESSES", "1"))  # median of those: slower, less noise
 SECONDS = 0.004  # for the calls of a side in a round, if more than one call fits in
 SLEEP = 0.0 if SMOKE else 0.012  # threads of the side before go to sleep meanwhile
 LONG = 0.02  # seconds of a call for which it does not matter whether its threads are awake

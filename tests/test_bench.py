@@ -391,6 +391,15 @@ def test_a_pass_that_a_peer_does_not_have_is_a_dash(tmp_path):
 
 
 @pytest.mark.usefixtures("fake_sides")
+def test_families_of_one_name_share_a_table(tmp_path):
+    twice = dataclasses.replace(FEW, families=(FEW.families[0], dataclasses.replace(FEW.families[0], shapes=((8,),))))
+    command.run(twice, tmp_path, peers=["numpy"])
+    text = (tmp_path / "table.md").read_text("utf-8")
+    assert text.count(f"**{FEW.families[0].name}, float32**") == 1
+    assert text.count("| dropout forward, p=0.5 | 8 |") == 1
+
+
+@pytest.mark.usefixtures("fake_sides")
 def test_json_prints_the_results_and_nothing_else(tmp_path, capsys):
     command.run(FEW, tmp_path, as_json=True)
     printed = capsys.readouterr()

@@ -244,13 +244,13 @@ def test_thresholds_are_silent_about_noise_and_a_slow_down_is_reported(package):
     plain = list(rng.normal(1.0, 0.01, 10))
     wild = [1.0, 1.3] * 5
     slowed = [1.2 * value for value in rng.normal(1.0, 0.01, 10)]
-    limits = noise.thresholds(
-        [{"case": ("calm",), "ratio": plain}, {"case": ("wild",), "ratio": [1.0] * 5 + [1.3] * 5}], "ratio"
-    )
+    calm = {"case": ("calm",), "ratio": plain, "planted": slowed}
+    limits = noise.thresholds([calm, {"case": ("wild",), "ratio": [1.0] * 19 + [2.5]}], "ratio")
     assert limits["calm"] == noise.LEAST
-    assert 0.25 < limits["wild"] <= 0.31
-    assert not any(noise.reported(history, limits["calm"]) for history in noise.orders(plain))
-    assert all(noise.reported(history + slowed, limits["calm"]) for history in noise.orders(plain))
+    assert noise.histories(plain) == noise.histories(plain)
+    assert not any(noise.reported(history, limits["calm"]) for history in noise.histories(plain))
+    assert max(noise.delays(calm, limits["calm"])) <= 3
+    assert min(noise.delays(calm, 0.3)) == np.inf
     assert noise.deviation(wild) == pytest.approx(0.15 / 1.15)
 
 

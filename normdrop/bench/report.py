@@ -46,15 +46,15 @@ def tables(study: Study) -> Iterator[Table]:
     Yields
     ------
     Table
-        One for each family, and one for the threads.
+        One for each name of families, and one for the threads.
     """
-    for family in study.settings.families:
-        measured = [m for m in study.measurements if m.case.family == family.name]
+    for name in dict.fromkeys(family.name for family in study.settings.families):
+        measured = [m for m in study.measurements if m.case.family == name]
         if measured:
             # No column for a library that took part in none of them.
             peers = [peer.name for peer in study.peers if any(peer.name in m.seconds for m in measured)]
             header = ["pass", "shape", "normdrop, µs", "÷ copy", "allocating ÷ copy", *peers]
-            yield Table(f"{family.name}, float32", header, [_row(m, peers) for m in _by_pass(measured)])
+            yield Table(f"{name}, float32", header, [_row(m, peers) for m in _by_pass(measured)])
     if study.speedups:
         header = ["pass", "shape", "place", "one thread, µs", f"{study.n_threads} threads, µs", "speed-up"]
         rows = [_speedup(measurement) for measurement in _by_pass(study.speedups)]
