@@ -1,13 +1,9 @@
-"""Kernels for GPUs: the launchers of the reference with their bits or bounds, and code for every generation of GPUs."""
+"""Kernels for GPUs: the launchers of the reference with their bits or bounds."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import json
-import os
-import re
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -264,67 +260,3 @@ def test_without_a_gpu_moving_there_is_one_error_that_says_what_is_missing(in_su
     """
     said = in_subprocess(code, NUMBA_ENABLE_CUDASIM="0")
     assert said.startswith(("normdrop cannot use a GPU here: it needs an NVIDIA GPU", "arrays on a GPU need", "a GPU"))
-
-
-PTX = """
-import importlib, json, sys, types
-import numpy as np
-import numba.cuda.dispatcher as dispatcher
-from numba import cuda
-
-# Numba asks the device for which capability to type the functions that kernels call.
-dispatcher.get_current_device = lambda: types.SimpleNamespace(compute_capability=(7, 5))
-from normdrop._cuda import launch
-
-kernels = {}
-for name in ("dropout", "transposed", "moments", "merging", "batch_norm", "copies"):
-    for value in vars(importlib.import_module("normdrop._cuda." + name)).values():
-        for kernel in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(kernel, launch.Kernel):
-                kernels[kernel.function.__name__ + "-" + kernel.arguments] = kernel
-capability = tuple(map(int, sys.argv[1].split(".")))
-for name, kernel in kernels.items():
-    names = ("float32", "float64", "float16", "bfloat16") if "x" in kernel.arguments else ("float64",)
-    for dtype in names:
-        element = types.SimpleNamespace(name=dtype, itemsize=2, kind="V") if dtype == "bfloat16" else np.dtype(dtype)
-        code, _ = cuda.compile_ptx(kernel.function, kernel.signature(element), cc=capability)
-        print(json.dumps([name, dtype, code]))
-"""
-
-
-def assembler():
-    """The assembler of NVIDIA's packages, or None; one of an older toolkit would not know the code."""
-    folders = [Path(p) for p in sys.path if p.endswith("site-packages")]
-    return next((str(p) for f in folders for p in f.glob("nvidia/*/bin/ptxas")), None)
-
-
-@pytest.mark.ptx
-@pytest.mark.parametrize("capability", ["7.5", "8.0", "9.0", "10.0"])
-def test_every_kernel_compiles_without_a_device_and_spills_nothing(capability, tmp_path):
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", PTX, capability], capture_output=True, text=True, env=environment, check=False
-    )
-    if done.returncode and re.search("libNVVM|libnvvm|nvvm", done.stderr, re.IGNORECASE):
-        pytest.skip("libNVVM is not installed; pip install 'normdrop[cuda]' brings it")
-    assert done.returncode == 0, done.stderr[-2000:]
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(kernels) > 60
-    for name, dtype, code in kernels:
-        assert ".local" not in code, f"{name} {dtype}"
-        assert ".func" not in code, f"{name} {dtype} calls a function that is not inlined"
-        if name.startswith("_dropout-"):
-            assert re.search(r"ld\.global\.(v4\.[fbu](32|16)|v2\.[fbu]64|[bu]64)", code), dtype
-            assert "mul.wide.u32" in code
-    if command := assembler():
-        for name, dtype, code in kernels[:: 1 if capability == "9.0" else 3]:
-            (tmp_path / "kernel.ptx").write_text(code)
-            arch = "-arch=sm_" + capability.replace(".", "")
-            report = subprocess.run(
-                [command, "-v", arch, "kernel.ptx", "-o", "kernel.cubin"],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stderr
-            assert "0 bytes spill stores, 0 bytes spill loads" in report, f"{name} {dtype}: {report}"

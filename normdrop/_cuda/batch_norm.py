@@ -13,7 +13,7 @@ from normdrop._cuda import moments as sums_of
 from normdrop._cuda.arrays import DeviceArray, scratch
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel, n_blocks
 from normdrop._cuda.memory import as_value, load_quad, store_quad
-from normdrop._cuda.tiles import ROWS_PER_THREAD, RUN_PER_THREAD, column_shift, is_aligned, plane_shift
+from normdrop._cuda.tiles import ROWS_PER_THREAD, RUN_PER_THREAD, column_shift, is_aligned, least, plane_shift
 
 _FLOAT64 = np.dtype(np.float64)
 _SHORTEST_PLANE = 16  # values; shorter planes are read by rows
@@ -35,7 +35,7 @@ def _plane_normalize(y: Any, x: Any, vectors: Any, n_channels: Any, inner: Any, 
             c = plane % n_channels
             m, a, b = vectors[c], vectors[n_channels + c], vectors[2 * n_channels + c]
             start = tile % n_runs * run
-            stop = plane * inner + min(start + run, inner)
+            stop = plane * inner + least(start + run, inner)
             start += plane * inner + (cuda.threadIdx.x & ((1 << shift) - 1)) * 4
             for i in range(start, stop, 4 << shift):
                 v = load_quad(x, i, stop, zero, aligned)
@@ -69,7 +69,7 @@ def _row_normalize(
             m = per_column(vectors, 0, column, n_columns, inner)
             a = per_column(vectors, n_channels, column, n_columns, inner)
             b = per_column(vectors, 2 * n_channels, column, n_columns, inner)
-            for r in range(row + (cuda.threadIdx.x >> shift), min(row + n_rows, outer), height):
+            for r in range(row + (cuda.threadIdx.x >> shift), least(row + n_rows, outer), height):
                 i, stop = r * n_columns + column, (r + 1) * n_columns
                 store_quad(y, i, stop, _normalized(load_quad(x, i, stop, zero, aligned), m, a, b), aligned)
 
@@ -100,7 +100,7 @@ def _plane_gradient(
             m, d = vectors[c], vectors[n_channels + c]
             w, a = vectors[2 * n_channels + c], vectors[3 * n_channels + c]
             start = tile % n_runs * run
-            stop = plane * inner + min(start + run, inner)
+            stop = plane * inner + least(start + run, inner)
             start += plane * inner + (cuda.threadIdx.x & ((1 << shift) - 1)) * 4
             for i in range(start, stop, 4 << shift):
                 u = load_quad(dy, i, stop, zero, aligned)
@@ -126,7 +126,7 @@ def _row_gradient(
             d = per_column(vectors, n_channels, column, n_columns, inner)
             w = per_column(vectors, 2 * n_channels, column, n_columns, inner)
             a = per_column(vectors, 3 * n_channels, column, n_columns, inner)
-            for r in range(row + (cuda.threadIdx.x >> shift), min(row + n_rows, outer), height):
+            for r in range(row + (cuda.threadIdx.x >> shift), least(row + n_rows, outer), height):
                 i, stop = r * n_columns + column, (r + 1) * n_columns
                 u, v = load_quad(dy, i, stop, zero, aligned), load_quad(x, i, stop, zero, aligned)
                 store_quad(dx, i, stop, _gradients(u, v, m, d, w, a), aligned)

@@ -10,7 +10,7 @@ from normdrop._cuda.arrays import DeviceArray
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel, n_blocks
 from normdrop._cuda.mask_law import GROUP, RUN, RUNS, kept_bits
 from normdrop._cuda.memory import as_value, load, load_quad, store, store_quad
-from normdrop._cuda.tiles import RUN_PER_THREAD, tiles
+from normdrop._cuda.tiles import RUN_PER_THREAD, least, tiles
 
 _BOOL = np.dtype(np.bool_)
 
@@ -66,7 +66,7 @@ def _dropout(y: Any, x: Any, key: Any, call: Any, threshold: Any, scale: Any, al
             for j in range(4):
                 if i + j < n:
                     bit = kept_bits(b + np.uint64(j), key, call, threshold)
-                    for at in range(i + j, min(n, i + j + GROUP), RUN):
+                    for at in range(i + j, least(n, i + j + GROUP), RUN):
                         store(y, at, load(x, at) * factor if bit & 1 else zero)
                         bit >>= 1
 
@@ -97,7 +97,7 @@ def _mask_planes(y: Any, x: Any, mask: Any, inner: Any, shift: Any, scale: Any, 
         plane = tile // n_runs * planes + (cuda.threadIdx.x >> shift)
         start = tile % n_runs * run
         if plane < mask.size:
-            stop = plane * inner + min(start + run, inner)
+            stop = plane * inner + least(start + run, inner)
             kept = mask[plane] != 0
             for i in range(plane * inner + start + (cuda.threadIdx.x & (width - 1)) * 4, stop, 4 * width):
                 if kept:
@@ -133,7 +133,7 @@ def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, inner: Any, shift: 
         plane = tile // n_runs * planes + (cuda.threadIdx.x >> shift)
         start = tile % n_runs * run
         if plane < n_planes:
-            stop = plane * inner + min(start + run, inner)
+            stop = plane * inner + least(start + run, inner)
             offset = (plane - plane // n_shared) * inner  # of x's index before the mask's
             for i in range(plane * inner + start + (cuda.threadIdx.x & (width - 1)) * 4, stop, 4 * width):
                 bits = _mask_quad(mask, i - offset, stop - offset)

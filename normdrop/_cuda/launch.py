@@ -26,7 +26,7 @@ try:
 except ImportError:  # a successor of Numba's CUDA target, or a simulator without it
     intrinsic = None
 
-types = getattr(cuda, "types", numba.types)
+types = cuda.types if hasattr(getattr(cuda, "types", None), "Array") else numba.types  # Numba's own target has few
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
 THREADS = 4 if SIMULATED else 256  # per block; a power of two

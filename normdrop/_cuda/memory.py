@@ -1,8 +1,8 @@
 """What Numba does not say to a GPU itself: loads and stores of four neighbors, 16-bit dtypes, 32-bit products.
 
 Values are float32 for 16-bit dtypes. Four float32 are one access of 16 bytes, four float64 two, four of 16 bits one of
-8. The code is given in LLVM's terms; this file is the only one that names them. The plain twins are what the simulator
-runs, and what a target without `intrinsic` would compile.
+8. The code is given in LLVM's terms; this file is the only one that names them, and what another compiler than Numba's
+needs another twin of. The plain twins are what the simulator runs.
 """
 
 from __future__ import annotations

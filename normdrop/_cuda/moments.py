@@ -13,7 +13,7 @@ import numpy as np
 from normdrop import _formulas
 from normdrop._cuda.launch import SHUFFLED, SIMULATED, THREADS, cuda, helper, kernel, types
 from normdrop._cuda.memory import as_value, load, load_quad
-from normdrop._cuda.tiles import column_shift, plane_shift
+from normdrop._cuda.tiles import column_shift, least, plane_shift
 
 BUFFER = 2 * THREADS  # float64 that `sum_threads` needs
 PART = 1 << 13  # values of a channel summed by one block
@@ -119,7 +119,7 @@ def _plane_part(b: Any, shape: Any, n_rows: Any, length: Any) -> Any:
     outer, _, inner = shape
     n_runs = (inner + length - 1) // length
     plane, begin = b // n_runs * n_rows, b % n_runs * length
-    return plane, min(plane + n_rows, outer), begin, min(begin + length, inner)
+    return plane, least(plane + n_rows, outer), begin, least(begin + length, inner)
 
 
 @kernel("dxnnnnnnn")
@@ -184,9 +184,9 @@ def per_column(vector: Any, offset: Any, column: Any, n_columns: Any, inner: Any
     last = n_columns - 1
     return (
         vector[offset + column // inner],
-        vector[offset + min(column + 1, last) // inner],
-        vector[offset + min(column + 2, last) // inner],
-        vector[offset + min(column + 3, last) // inner],
+        vector[offset + least(column + 1, last) // inner],
+        vector[offset + least(column + 2, last) // inner],
+        vector[offset + least(column + 3, last) // inner],
     )
 
 
@@ -219,7 +219,7 @@ def row_moments(work: Any, x: Any, n_columns: Any, outer: Any, n_rows: Any, shif
     zero = as_value(x, 0.0)
     for tile in range(cuda.blockIdx.x, (outer + n_rows - 1) // n_rows * strips, cuda.gridDim.x):
         row, column = tile // strips * n_rows, tile % strips * 4 * width + (cuda.threadIdx.x & (width - 1)) * 4
-        stop = min(row + n_rows, outer)
+        stop = least(row + n_rows, outer)
         k = (0.0, 0.0, 0.0, 0.0)
         s, t = k, k
         if column < n_columns:
@@ -269,7 +269,7 @@ def row_gradients(
         t = s
         if column < n_columns:
             k = per_column(mean, 0, column, n_columns, inner)
-            for r in range(row + (cuda.threadIdx.x >> shift), min(row + n_rows, outer), THREADS >> shift):
+            for r in range(row + (cuda.threadIdx.x >> shift), least(row + n_rows, outer), THREADS >> shift):
                 i, end = r * n_columns + column, (r + 1) * n_columns
                 u = _wide(load_quad(dy, i, end, zero, aligned))
                 s = _added(s, u)

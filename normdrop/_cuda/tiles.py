@@ -8,12 +8,20 @@ in which sums are summed does too.
 
 from __future__ import annotations
 
+from typing import Any
+
 from normdrop._cuda.arrays import DeviceArray
-from normdrop._cuda.launch import THREADS, n_blocks
+from normdrop._cuda.launch import THREADS, helper, n_blocks
 
 RUN_PER_THREAD = 16  # elements of a run per thread
 ROWS_PER_THREAD = 8  # rows of a tile per thread
 COLUMN_SHIFT = 5  # at most so many threads side by side on a row: 32
+
+
+@helper
+def least(a: Any, b: Any) -> Any:
+    """min(a, b), which the CUDA target of Numba 0.68 cannot compile."""
+    return a if a < b else b
 
 
 def _shift(quads: int, most: int) -> int:

@@ -11,6 +11,7 @@ from normdrop._cuda.dropout import key_word
 from normdrop._cuda.launch import THREADS, cuda, kernel, n_blocks, types
 from normdrop._cuda.mask_law import GROUP, RUN, kept_bits
 from normdrop._cuda.memory import as_value, load, store
+from normdrop._cuda.tiles import least
 
 _SIDE = 32  # q of a tile: neighbors in memory
 _DEPTH = 256  # p of a tile: neighbors in the mask
@@ -28,7 +29,7 @@ def _dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any,
     for tile in range(cuda.blockIdx.x, n_outer * p_tiles * q_tiles, cuda.gridDim.x):
         a = tile // (p_tiles * q_tiles)
         p0, q0 = tile // q_tiles % p_tiles * _DEPTH, tile % q_tiles * _SIDE
-        side, depth = min(_SIDE, n_q - q0), min(_DEPTH, n_p - p0)
+        side, depth = least(_SIDE, n_q - q0), least(_DEPTH, n_p - p0)
         for place in range(cuda.threadIdx.x, side * _GROUPS * RUN, THREADS):
             first = (a * n_q + q0 + place // (_GROUPS * RUN)) * n_p + p0
             b = first // GROUP * RUN + place % (_GROUPS * RUN)
