@@ -205,6 +205,9 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.device == "cuda":
+        return _bench_on_gpu(options)
+
     from normdrop.bench import cases, settings
 
     chosen = settings.QUICK if options.quick else settings.FULL
@@ -214,18 +217,23 @@ def _bench(options: argparse.Namespace) -> int:
     if obstacle := _obstacle("bench", {"rich": "rich", "matplotlib": "matplotlib"}, options.output):
         return _fail(obstacle)
     _tolerate_characters()
-    if options.device == "cuda":
-        if obstacle := _no_gpu():
-            return _fail(obstacle)
-        from normdrop.bench import cuda
-
-        amount = cuda.QUICK if options.quick else cuda.FULL
-        cuda.run(amount, options.output, only=options.only, as_json=options.json)
-        return 0
 
     from normdrop.bench import command
 
     command.run(chosen, options.output, peers=options.peers, only=options.only, as_json=options.json)
+    return 0
+
+
+def _bench_on_gpu(options: argparse.Namespace) -> int:
+    from normdrop.bench import cuda
+
+    if not cuda.chosen(options.only):
+        return _fail(f"--only: no pass has {options.only!r} in its name; there are: {', '.join(cuda.PASSES)}")
+    if obstacle := _no_gpu() or _obstacle("bench", {}, options.output):
+        return _fail(obstacle)
+    _tolerate_characters()
+    amount = cuda.QUICK if options.quick else cuda.FULL
+    cuda.run(amount, options.output, only=options.only, as_json=options.json)
     return 0
 
 

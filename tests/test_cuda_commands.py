@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,8 +46,40 @@ def test_bench_measures_every_pass_beside_a_copy(tmp_path, capsys):
         assert row["microseconds"].keys() >= {"copy", "normdrop"}
         assert row["of_copy"] > 0
         assert f"| {row['name']} | {' × '.join(map(str, row['shape']))} | {row['layout']} | {row['dtype']} |" in table
+    for entry in table.splitlines()[2:-2]:
+        assert entry.count("|") == 12
     cuda.run(amount, tmp_path, only="dropout_back", as_json=True)
     assert {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"dropout backward"}
+
+
+@pytest.mark.cuda
+def test_bench_leaves_out_shapes_that_do_not_fit_into_the_gpu(tmp_path, capsys, monkeypatch):
+    from normdrop._cuda import launch
+    from normdrop.bench import cuda
+
+    context = SimpleNamespace(get_memory_info=lambda: (5 * 4 * 50, 1 << 30))
+    monkeypatch.setattr(launch.cuda, "current_context", lambda: context)
+    monkeypatch.setattr(cuda, "_torch", lambda: None)
+    cuda.run(cuda.Amount((40, 60), (), rounds=1, calls=1), tmp_path, only="dropout_back", as_json=True)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["shape"] for row in rows if row["dtype"] == "float32"] == [[40]]
+
+
+def test_bench_on_a_gpu_needs_no_other_packages_and_names_its_passes(in_subprocess):
+    code = """
+    import contextlib, importlib.util, io
+    from normdrop import _device
+    from normdrop.__main__ import main
+
+    importlib.util.find_spec = lambda name: None
+    _device.describe = lambda: "no: GPU"
+    for option, words in (("nothing", "dropout backward, batch norm"), ("batch_norm_back", "--device cuda: GPU")):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            assert main(["bench", "--device", "cuda", "--only", option]) == 2
+        assert words in said.getvalue(), said.getvalue()
+    """
+    in_subprocess(code)
 
 
 @pytest.mark.cuda

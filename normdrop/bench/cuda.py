@@ -1,6 +1,7 @@
 """The command ``python -m normdrop bench --device cuda``: the passes beside a copy on the device, and PyTorch."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from normdrop import _device, functional
 from normdrop.bench.protocol import Call
 
 COPY, OURS, PEER = "copy", "normdrop", "PyTorch"
+PASSES = ("dropout", "dropout backward", "batch norm", "batch norm backward")
+_ALONE, _WITH_PEER = 5, 10  # arrays of one shape at a time
 LEGEND = (
     "us: device time of a call, the median of the rounds. host us: what a call costs its Python thread. copy: time of "
     "copying as many bytes as the pass must read and write at least, over the time of the pass; 1 is the speed of "
-    "memory."
+    "memory. x PyTorch: PyTorch's time over ours; more than 1 is faster than PyTorch. Left out: shapes of which the "
+    "GPU's free memory does not hold 10 arrays, without PyTorch 5."
 )
 
 
@@ -90,6 +94,11 @@ class Row:
         return self.microseconds[COPY] * self.arrays / 2 / self.microseconds[OURS]
 
 
+def chosen(only: str) -> list[str]:
+    """Return the passes that have these words in their names, which may be joined by underscores."""
+    return [name for name in PASSES if only.lower().replace("_", " ") in name]
+
+
 def run(amount: Amount, output: Path, *, only: str = "", as_json: bool = False) -> None:
     """Measure on the GPU that Numba uses now, show it and save it.
 
@@ -122,14 +131,17 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
-    yield "| pass | shape | layout | dtype | us | GB/s | copy | PyTorch us | host us |"
-    yield "|---|---|---|---|---:|---:|---:|---:|---:|"
+    yield "| pass | shape | layout | dtype | us | GB/s | copy | PyTorch us | x PyTorch | host us | PyTorch host us |"
+    yield "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows:
-        peer = f"{row.microseconds[PEER]:.1f}" if PEER in row.microseconds else ""
+        peer, ratio, peer_host = "", "", ""
+        if PEER in row.microseconds:
+            peer, peer_host = f"{row.microseconds[PEER]:.1f}", f"{row.host_microseconds[PEER]:.1f}"
+            ratio = f"{row.microseconds[PEER] / row.microseconds[OURS]:.2f}"
         yield (
             f"| {row.name} | {' × '.join(map(str, row.shape))} | {row.layout} | {row.dtype} | "
-            f"{row.microseconds[OURS]:.1f} | {row.gigabytes_per_second:.0f} | {row.of_copy:.2f} | {peer} | "
-            f"{row.host_microseconds[OURS]:.1f} |"
+            f"{row.microseconds[OURS]:.1f} | {row.gigabytes_per_second:.0f} | {row.of_copy:.2f} | {peer} | {ratio} | "
+            f"{row.host_microseconds[OURS]:.1f} | {peer_host} |"
         )
 
 
@@ -152,19 +164,29 @@ def _dtypes() -> Iterator[np.dtype[Any]]:
 
 
 def _rows(amount: Amount, only: str) -> Iterator[Row]:
+    names = chosen(only)
     for dtype in _dtypes():
-        for size in amount.sizes:
-            yield from _measured(amount, _Arrays((size,), dtype), "", only, _dropouts)
-        for shape in amount.shapes:
-            yield from _measured(amount, _Arrays(shape, dtype), "first", only, _norms)
-            n, channels, height, width = shape
-            yield from _measured(amount, _Arrays((n * height * width, channels), dtype), "last", only, _norms)
+        for size in amount.sizes if {*names} & {*PASSES[:2]} else []:
+            if _fits((size,), dtype):
+                yield from _measured(amount, _Arrays((size,), dtype), "", names, _dropouts)
+        for shape in amount.shapes if {*names} & {*PASSES[2:]} else []:
+            if _fits(shape, dtype):
+                yield from _measured(amount, _Arrays(shape, dtype), "first", names, _norms)
+                yield from _measured(amount, _Arrays(shape, dtype, channels_last=True), "last", names, _norms)
+
+
+def _fits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    from normdrop._cuda.launch import cuda
+
+    free = cuda.current_context().get_memory_info()[0]  # endless in the simulator
+    return bool((_WITH_PEER if _torch() else _ALONE) * dtype.itemsize * math.prod(shape) < free)
 
 
 class _Arrays:
-    """Input, gradient and output on the GPU, and as PyTorch's tensors on the same memory."""
+    """Input, gradient and output on the GPU, and an input of PyTorch's; channels last is (N * H * W, C) for us."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, image: tuple[int, ...], dtype: np.dtype[Any], channels_last: bool = False) -> None:
+        shape = (image[0] * image[2] * image[3], image[1]) if channels_last else image
         rng = np.random.default_rng(0)
         part = rng.standard_normal(min(int(np.prod(shape)), 1 << 20), np.float32).astype(dtype)
         values: npt.NDArray[Any] = np.resize(part, shape)
@@ -173,10 +195,13 @@ class _Arrays:
         self.n_channels = shape[1] if len(shape) > 1 else 1
         self.library = _torch()
         if self.library:
+            self.library.cuda.empty_cache()  # PyTorch would keep what it has freed
             name = getattr(self.library, dtype.name)
             flat = self.library.from_numpy(part.astype(np.float32)).cuda().to(name)
             count = int(np.prod(shape))
-            self.tensor = flat.repeat(-(-count // flat.numel()))[:count].reshape(shape)
+            self.tensor = flat.repeat(-(-count // flat.numel()))[:count].reshape(image)
+            if channels_last:
+                self.tensor = self.tensor.contiguous(memory_format=self.library.channels_last)
 
 
 Sides = Iterator[tuple[str, int, Mapping[str, Call]]]
@@ -200,9 +225,9 @@ def _norms(arrays: _Arrays) -> Sides:
     forward: dict[str, Call] = {OURS: lambda: layer(x, out=out)}
     backward: dict[str, Call] = {OURS: lambda: functional.batch_norm_backward(dy, context, out=out)}
     if torch := arrays.library:
-        peer = (torch.nn.BatchNorm2d if len(arrays.shape) == 4 else torch.nn.BatchNorm1d)(arrays.n_channels).cuda()
+        peer = torch.nn.BatchNorm2d(arrays.n_channels).cuda()
         tensor = arrays.tensor.detach().requires_grad_()
-        result, gradient = peer(tensor), torch.ones_like(arrays.tensor)
+        result, gradient = peer(tensor), torch.ones_like(arrays.tensor)  # of the same memory format
         forward[PEER] = lambda: peer(arrays.tensor)
         backward[PEER] = lambda: torch.autograd.grad(result, (tensor, *peer.parameters()), gradient, retain_graph=True)
     # Statistics and normalization each read x, and both halves of backward read dy and x.
@@ -211,12 +236,12 @@ def _norms(arrays: _Arrays) -> Sides:
 
 
 def _measured(
-    amount: Amount, arrays: _Arrays, layout: str, only: str, passes: Callable[[_Arrays], Sides]
+    amount: Amount, arrays: _Arrays, layout: str, names: list[str], passes: Callable[[_Arrays], Sides]
 ) -> Iterator[Row]:
     from normdrop._cuda import launch
 
     for name, n_arrays, sides in passes(arrays):
-        if only.lower().replace("_", " ") not in name:
+        if name not in names:
             continue
         calls = {COPY: launch.copying(_device.view(arrays.out), _device.view(arrays.x)), **sides}
         device: dict[str, list[float]] = {side: [] for side in calls}
