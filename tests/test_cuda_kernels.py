@@ -228,6 +228,23 @@ def test_a_kernel_is_configured_once_per_grid_and_stream_and_warns_of_nothing(mo
     assert [configuration[0] for configuration, _ in started] == [1, 2, 1, 1]
 
 
+@pytest.mark.cuda
+def test_what_is_new_is_bound_to_the_stream_of_what_came_in(monkeypatch):
+    from normdrop._cuda import kinds, launch
+
+    made, device_array = [], launch.cuda.device_array
+
+    def noted(*arguments, **options):
+        made.extend([options.pop("stream")] if "stream" in options else [])
+        return device_array(*arguments, **options)
+
+    monkeypatch.setattr(launch, "_stream", lambda pointer: f"stream {pointer}")
+    monkeypatch.setattr(launch.cuda, "device_array", noted)
+    x = kinds.NumbaKind(0, 7).empty((3,), np.dtype(np.float32), (0,))
+    assert x.copy().stream == 7
+    assert made == ["stream 7", "stream 7"]
+
+
 @pytest.mark.gpu
 def test_large_arrays_on_a_gpu(cuda):
     for shape in ((64, 32, 56, 56), (100_000, 64)):

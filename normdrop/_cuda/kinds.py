@@ -55,7 +55,7 @@ class NumbaKind:
         lengths = tuple(shape[axis] for axis in order)
         strides = tuple(_c_strides(lengths, dtype)[i] for i in _order(order))
         with launch.on_device(self.device):
-            return self.view(launch.new_array(shape, strides, dtype))
+            return self.view(launch.new_array(shape, strides, dtype, self.stream))
 
 
 def _c_strides(shape: Shape, dtype: Any) -> Shape:

@@ -198,10 +198,10 @@ def flat(address: int, size: int, dtype: np.dtype[Any]) -> Any:
     return cuda.from_cuda_array_interface(description, sync=False)
 
 
-def new_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """Return a new device array of Numba's on the current device."""
+def new_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> Any:
+    """Return a new device array of Numba's on the current device, bound to a stream."""
     require_device()
-    return cuda.device_array(shape, dtype=dtype, strides=strides)
+    return cuda.device_array(shape, dtype=dtype, strides=strides, stream=_stream(stream))
 
 
 def to_host(x: Any) -> Any:
