@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +33,8 @@ KEY = (0x9E6C63D0, 0x1B56C4E9)
 HALF = 1 << 31  # the threshold of p = 1/2
 SIZE = 1 << 17  # words at a time
 
+philox4x32 = numba.njit(_philox.philox4x32)
+
 
 def _packed(kept: npt.NDArray[np.bool_]) -> Words:
     return np.packbits(kept.reshape(-1), bitorder="little").view(np.uint32)
@@ -44,48 +47,58 @@ def _philox_words(block: Counters, call: Counters, key: Sequence[Counters]) -> W
     return np.stack(words, axis=1).astype(np.uint32)
 
 
-def mask() -> Iterator[Words]:
+def mask(size: int = SIZE) -> Iterator[Words]:
     """Yield the masks of one key at p = 1/2."""
-    kept = np.empty(32 * SIZE, np.bool_)
+    kept = np.empty(32 * size, np.bool_)
     backend = normdrop._backend.select(kept)
     for call in count():
         backend.keep_mask(kept, KEY, call, HALF)
         yield _packed(kept)
 
 
-def elements() -> Iterator[Words]:
+def elements(size: int = SIZE) -> Iterator[Words]:
     """Yield all words of one key and call."""
-    key = [np.full(SIZE // 4, word, np.uint64) for word in KEY]
-    call = np.full(SIZE // 4, 7, np.uint64)
-    for first in count(0, SIZE // 4):
-        yield _philox_words(np.arange(first, first + SIZE // 4, dtype=np.uint64), call, key).reshape(-1)
+    n = size // 4
+    key = [np.full(n, word, np.uint64) for word in KEY]
+    call = np.full(n, 7, np.uint64)
+    for first in count(0, n):
+        yield _philox_words(np.arange(first, first + n, dtype=np.uint64), call, key).reshape(-1)
 
 
-def _first_group(call: Counters, key: Sequence[Counters]) -> Words:
+@numba.njit(nogil=True)  # type: ignore[misc]
+def _first_groups(call: Counters, key_0: Counters, key_1: Counters) -> Words:
     """The first 128 bits of masks at p = 1/2: the top bits of both halves of the words of 16 blocks."""
-    block = np.tile(np.arange(16, dtype=np.uint64), call.size)
-    words = _philox_words(block, np.repeat(call, 16), [np.repeat(word, 16) for word in key])
-    words = words.reshape(-1, 16, 4).transpose(0, 2, 1)
-    return _packed(np.stack([words & np.uint32(1 << 15), words & np.uint32(1 << 31)], axis=2) != 0)
+    low, shift, top, high, lane = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(31), np.uint64(15), np.uint64(16)
+    one, zero = np.uint64(1), np.uint64(0)
+    groups = np.zeros((call.size, 4), np.uint32)
+    for i in range(call.size):
+        for t in range(16):
+            block = np.uint64(t)
+            words = philox4x32(block, zero, call[i] & low, call[i] >> shift, key_0[i], key_1[i])
+            for r in range(4):
+                bits = ((words[r] >> high & one) << block) | ((words[r] >> top & one) << (block + lane))
+                groups[i, r] |= np.uint32(bits)
+    return groups
 
 
-def calls() -> Iterator[Words]:
+def calls(size: int = SIZE) -> Iterator[Words]:
     """Yield the first 128 bits of each call's mask."""
-    n = SIZE // 16
+    n = size // 4
     key = [np.full(n, word, np.uint64) for word in KEY]
     for first in count(0, n):
-        yield _first_group(np.arange(first, first + n, dtype=np.uint64), key)
+        yield _first_groups(np.arange(first, first + n, dtype=np.uint64), *key).reshape(-1)
 
 
-def keys() -> Iterator[Words]:
+def keys(size: int = SIZE) -> Iterator[Words]:
     """Yield the first 128 bits of the first mask of each key."""
-    n = SIZE // 16
+    n = size // 4
     for first in count(0, n):
         number = np.arange(first, first + n, dtype=np.uint64)
-        yield _first_group(np.zeros(n, np.uint64), [number & np.uint64(0xFFFFFFFF), number >> np.uint64(32)])
+        words = number & np.uint64(0xFFFFFFFF), number >> np.uint64(32)
+        yield _first_groups(np.zeros(n, np.uint64), *words).reshape(-1)
 
 
-STREAMS: dict[str, Callable[[], Iterator[Words]]] = {
+STREAMS: dict[str, Callable[..., Iterator[Words]]] = {
     "mask": mask,
     "elements": elements,
     "calls": calls,

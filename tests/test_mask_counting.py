@@ -75,3 +75,20 @@ def test_the_text_of_the_law_makes_the_same_decisions(backend):
             if 0 < threshold < 2**32:
                 backend.keep_mask(mask, (3, 4), 5, threshold)
                 assert [mask[j] for j, _ in numbers] == [v >= threshold for _, v in numbers], i
+
+
+@pytest.mark.jit
+def test_the_streams_for_a_battery_are_first_groups_and_whole_masks_by_the_law():
+    """What `random_words.py` pipes into a battery of tests of randomness is what layers draw."""
+    streams = runpy.run_path(str(Path(__file__).parent / "random_words.py"))
+    half, size = 1 << 31, 64
+    drawn = {name: stream(size) for name, stream in streams["STREAMS"].items()}
+    found = {name: np.concatenate([next(words) for _ in range(3)]) for name, words in drawn.items()}
+    bits = {name: np.unpackbits(words.view(np.uint8), bitorder="little") for name, words in found.items()}
+    for name, key, call in [("calls", streams["KEY"], 41), ("keys", (41, 0), 0)]:
+        row = bits[name].reshape(-1, 128)[41]
+        assert row.tolist() == [LAW["is_kept"](i, key, call, half) for i in range(128)]
+    whole = bits["mask"].reshape(3, 32 * size)[2]
+    assert whole.tolist() == [LAW["is_kept"](i, streams["KEY"], 2, half) for i in range(32 * size)]
+    words = found["elements"].reshape(-1, 4)[40]
+    assert words.tolist() == list(LAW["philox"]((40, 0, 7, 0), streams["KEY"]))
