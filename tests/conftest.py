@@ -65,6 +65,7 @@ settings.register_profile("thorough", max_examples=2000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Share a run of everything among some processes, each of which takes up to 2 GB; anything less is run in one."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:

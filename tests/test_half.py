@@ -247,7 +247,9 @@ def test_layers_give_the_float32_results_rounded_in_every_layout(backend, dtype,
 @pytest.mark.jit
 @pytest.mark.parametrize("layout", ["C", "channels last", "exchanged", "an element later"])
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_layers_give_the_float32_results_rounded_on_threads(dtype, shape, layout) -> None:
+@pytest.mark.parametrize("name", ["float16", pytest.param("bfloat16", marks=pytest.mark.cold)])
+def test_layers_give_the_float32_results_rounded_on_threads(name, shape, layout) -> None:
+    dtype = half(name)
     x, dy = _pair(shape, dtype)
     _check_layers(LAYOUTS[layout](x), LAYOUTS[layout](dy), dtype)
 

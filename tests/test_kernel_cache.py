@@ -134,15 +134,54 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+EACH = """
+import importlib, sys
+import numba
+import numpy as np
+from normdrop import _cpu, _reference
+from normdrop._cpu.launch import Kernel
+
+dropout = importlib.import_module("normdrop._cpu.dropout")
+function, arguments = dropout._dropout.function, dropout._dropout.arguments
+x = np.arange(300, dtype=np.float32)
+y, expected = np.empty_like(x), np.empty_like(x)
+_reference.dropout(expected, x, (1, 2), 3, 1 << 31, 2.0)
+for folder in sys.stdin.read().splitlines():
+    print(folder, flush=True)
+    numba.config.CACHE_DIR = folder
+    dropout._dropout = Kernel(function, arguments)
+    y[...] = 0
+    _cpu.dropout(y, x, (1, 2), 3, 1 << 31, 2.0)
+    np.testing.assert_array_equal(y, expected)
+    (compiled,) = dropout._dropout._compiled.values()
+    print(sum(compiled.stats.cache_hits.values()), flush=True)
+"""
+"""Compiles or loads one kernel from each of some folders, checks that it is right, and prints where from."""
+
+
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_damaged_cache_is_no_exception_and_changes_no_result(
-    in_subprocess: Run, filled_cache: Path, tmp_path: Path, damage: str, suffix: str
-) -> None:
-    shutil.copytree(filled_cache, tmp_path / "cache")
-    for path in _files(tmp_path / "cache", suffix):
-        DAMAGES[damage](path)
-    in_subprocess(RIGHT, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+def test_damaged_cache_is_no_exception_and_changes_no_result(filled_cache: Path, tmp_path: Path, suffix: str) -> None:
+    folders = [tmp_path / name for name in ("whole", *DAMAGES)]
+    for folder in folders:
+        shutil.copytree(filled_cache, folder)
+        for path in _files(folder, suffix):
+            DAMAGES.get(folder.name, lambda path: None)(path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EACH],
+        input="\n".join(map(str, folders)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    printed = done.stdout.splitlines()
+    assert done.returncode == 0, f"{printed[-1:]}\n{done.stderr}"
+    loaded = dict(zip(map(Path, printed[::2]), map(int, printed[1::2]), strict=True))
+    assert list(loaded) == folders
+    if suffix == "nbi":
+        del loaded[tmp_path / "without parts"]  # so short that it is whole
+    assert [folder.name for folder, hits in loaded.items() if hits] == ["whole"]
 
 
 @pytest.mark.parametrize(
@@ -202,19 +241,31 @@ def test_without_a_place_for_a_cache_there_is_no_folder(in_subprocess: Run) -> N
     assert printed.split() == ["False", "None"]
 
 
-@pytest.mark.parametrize("source", ["_philox.py", "_cpu/mask_law.py", "_cpu/simd.py", "_formulas.py"])
-def test_changed_kernel_source_gives_a_new_name(in_subprocess: Run, tmp_path: Path, source: str) -> None:
+def test_changed_kernel_source_gives_a_new_name(in_subprocess: Run, tmp_path: Path) -> None:
     package = tmp_path / "site" / "normdrop"
     shutil.copytree(
         importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
     )
-    name = "from normdrop._cpu import launch; print(launch.__file__, launch._digest())"
-    path = {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
-    file, before = in_subprocess(name, **path).split()
-    assert Path(file).is_relative_to(package)
-    with open(package / source, "a", encoding="utf-8") as changed:
-        changed.write("# changed\n")
-    assert in_subprocess(name, **path).split()[1] != before
+    printed = in_subprocess(
+        """
+        import pathlib
+        from normdrop._cpu import launch
+
+        package = pathlib.Path(launch.__file__).parent.parent
+        print(package)
+        for source in ("", "_philox.py", "_cpu/mask_law.py", "_cpu/simd.py", "_formulas.py"):
+            if source:
+                with open(package / source, "a", encoding="utf-8") as changed:
+                    changed.write("# changed\\n")
+            launch._digest_value = None
+            print(launch._digest())
+        """,
+        PYTHONPATH=str(tmp_path / "site"),
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    place, *names = printed.split()
+    assert Path(place) == package
+    assert len(set(names)) == len(names) == 5
 
 
 def test_new_version_never_runs_the_kernel_of_an_old_one(in_subprocess: Run, tmp_path: Path) -> None:

@@ -16,6 +16,15 @@ SHAPE = (512, 1024)  # float32: 2 MiB
 N_BYTES = 4 * 512 * 1024
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_objects():
+    """What other tests have made is not looked at again in each collection here, which takes half a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def fresh_pool(monkeypatch):
     gc.collect()

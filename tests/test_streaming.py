@@ -88,15 +88,10 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
 
 
 @pytest.mark.parametrize(
-    ("shape", "channel_axis", "dtype"),
-    [
-        ((37, 53, 58, 59), 1, "float16"),
-        ((37, 53, 58, 59), 1, "bfloat16"),
-        ((37, 58, 59, 53), 3, "bfloat16"),
-        ((100_003, 66), 1, "bfloat16"),
-        ((2_200_001, 3), 1, "float16"),
-    ],
+    ("shape", "channel_axis"),
+    [((37, 53, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1)],
 )
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.cold)])
 def test_a_large_batch_norm_of_two_bytes_gives_the_float32_bits_rounded(shape, channel_axis, dtype):
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
     x, dy = array(shape, 1).astype(dtype), array(shape).astype(dtype)
