@@ -114,7 +114,7 @@ def test_bits_are_those_of_the_kernels_as_plain_python(in_subprocess: Callable[.
 
 @pytest.mark.jit
 @pytest.mark.slow
-@pytest.mark.parametrize("cpu", ["generic", "haswell"])
+@pytest.mark.parametrize("cpu", ["generic", pytest.param("haswell", marks=pytest.mark.cold)])
 def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..., str], cpu: str) -> None:
     import platform
 
