@@ -101,11 +101,13 @@ def tests_cuda(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run every line and branch: kernels as plain Python, and with the JIT what generates their code, itself Python."""
+    """Run every line and branch: kernels as plain Python, what generates their code with the JIT, arrays on a GPU."""
     counted = "--cov", "--cov-report="
     _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
     # The code of a kernel that is in a cache is not generated.
     _pytest(session, *GENERATORS, "-m", FAST, *counted, "--cov-append", NUMBA_CACHE_DIR=session.create_tmp())
+    arrays = "tests/test_cuda_arrays.py", *SIMULATED[-4:]  # the way of an array on a GPU through the package
+    _pytest(session, *arrays, *counted, "--cov-append", NUMBA_ENABLE_CUDASIM="1")
     session.run("coverage", "html", "-d", "build/coverage")
     session.run("coverage", "report", "--fail-under=100")
 

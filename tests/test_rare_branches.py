@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -257,3 +258,46 @@ def test_the_description_of_this_machine_names_a_processor_a_width_and_a_folder(
 def test_warmup_refuses_dtypes_that_inputs_cannot_have(dtype) -> None:
     with pytest.raises(TypeError, match="dtypes must be float32"):
         normdrop.warmup("dropout", dtype)
+
+
+def test_locks_are_held_over_a_fork_and_free_after_it(monkeypatch) -> None:
+    lock = threading.RLock()
+    monkeypatch.setattr(_process, "_locks", [])
+    _process.wait_before_fork(lock)
+
+    def is_free() -> bool:
+        found: list[bool] = []
+        other = threading.Thread(target=lambda: found.append(lock.acquire(timeout=0.01) and lock.release() is None))
+        other.start()
+        other.join()
+        return found[0]
+
+    assert is_free()
+    _process._before_fork()
+    assert not is_free()
+    _process._let_go()
+    assert is_free()
+
+
+@pytest.mark.jit
+def test_a_kernel_is_loaded_if_whole_and_compiled_if_damaged(monkeypatch, tmp_path) -> None:
+    from normdrop._cpu import launch
+
+    monkeypatch.setattr(launch.config, "CACHE_DIR", str(tmp_path))
+    drawn = importlib.import_module("normdrop._cpu.dropout")._keep_mask
+
+    def hits() -> int:
+        compiled = launch.Kernel(drawn.function, drawn.arguments).compile(np.dtype(bool), parallel=False)
+        return sum(compiled.stats.cache_hits.values())
+
+    assert [hits(), hits()] == [0, 1]
+    (data,) = tmp_path.rglob("*.nbc")
+    for damage in (lambda content: content[:-1], lambda content: bytes(32) + content[32:]):
+        data.write_bytes(damage(data.read_bytes()))
+        assert [hits(), hits()] == [0, 1]
+    (index,) = tmp_path.rglob("*.nbi")
+    index.write_bytes(b"no pickle")
+    assert [hits(), hits()] == [0, 1]
+    index.unlink()
+    index.mkdir()
+    assert [hits(), hits()] == [0, 0]
