@@ -27,10 +27,7 @@ def restore(mean: Array, var: Array, saved: tuple[Array, Array] | None) -> None:
 def update(
     mean: Array, var: Array, statistics: Vectors, momentum: float, n: int, unbiased: bool, on_nonfinite: str
 ) -> bool:
-    """Fold a batch of `n` values per channel into the running ones, of weight `momentum`, in place.
-
-    Returns whether `on_nonfinite` let it; raises FloatingPointError, before anything has changed, if that is "raise".
-    """
+    """Fold a batch of `n` values per channel into the running ones, in place; return whether `on_nonfinite` let it."""
     correction = n / (n - 1) if unbiased else 1.0
     statistics = _checks.array(statistics, "statistics")
     n_channels = statistics.shape[1]
