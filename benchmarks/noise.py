@@ -22,6 +22,7 @@ STATIC = Path(__file__).resolve().parent.parent / "docs" / "_static"
 LEAST = 0.05  # smallest threshold that is worth having
 COMMITS = 40  # of a history before a slow-down, and at most after it
 HISTORIES = 10
+MARGIN = 2  # what asv.conf.json has, over the thresholds: short histories know noise less
 FACTOR = 1.1  # by which `asv compare` and `asv continuous` tell two commits apart, unless told otherwise
 PROCESSES = 5  # of which `nox -s bench-compare` takes the median
 IMAGES, LAST, ROWS = ("float32", "channels first"), ("float32", "channels last"), ("float32", "C order")
@@ -101,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
     for one in result["series"]:
         owner, *parameters = one["case"]
         limit, plain, slowed = limits[owner], one["ratio"], one["planted"]
-        found = delays(one, limit) if slowed else []
+        found = delays(one, MARGIN * limit) if slowed else []
         cells = [
             f"`{owner}`",
             ", ".join(parameters),
@@ -164,7 +165,7 @@ def main(arguments: list[str]) -> int:
     result = {"machine": machine, "to": options.to, "plant": options.plant, "series": series}
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
-    print('For asv.conf.json, "regressions_thresholds":')
+    print(f'For asv.conf.json, "regressions_thresholds", times {MARGIN}:')
     print(json.dumps(for_config(series), indent=2))
     print(f"Written: {options.output}")
     return 0

@@ -274,12 +274,43 @@ def test_layers_of_a_rank_take_that_rank_alone(make: Any, taken: list[Any], refu
     assert layer.num_batches == n_batches
 
 
+@pytest.mark.parametrize("n", [2, 5])
 @pytest.mark.parametrize("name", ["running_mean", "running_var"])
-def test_running_statistics_of_another_shape_are_refused_and_nothing_changes(name: str) -> None:
+def test_running_statistics_of_another_shape_are_refused_and_nothing_changes(name: str, n: int) -> None:
     layer, x = normdrop.BatchNorm(3), _x(dtype=np.float32)
-    setattr(layer, name, np.ones(5, np.float32))
+    setattr(layer, name, np.ones(n, np.float32))
     given = x.copy()
     with pytest.raises(ValueError, match=rf"{name} must have shape \(3,\)"):
         layer(x, out=x)
     np.testing.assert_array_equal(x, given)
     assert (layer.num_batches, layer.num_values) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_that_are_read_only_are_refused_and_nothing_changes(name: str) -> None:
+    layer, x = normdrop.BatchNorm(3), _x(dtype=np.float32)
+    given = x.copy()
+    getattr(layer, name).flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        layer(x, out=x)
+    np.testing.assert_array_equal(x, given)
+    np.testing.assert_array_equal([layer.running_mean, layer.running_var], [np.zeros(3), np.ones(3)])
+    assert (layer.num_batches, layer.num_values, layer._context) == (0, 0, None)
+
+
+def test_a_subclass_is_called_as_it_says() -> None:
+    class Twice(normdrop.BatchNorm):
+        def forward(self, x, **options):
+            return 2 * super().forward(x, **options)
+
+    class Mixin:
+        def forward(self, x, **options):
+            return super().forward(x, **options) + 1
+
+    class Both(Mixin, Twice):
+        pass
+
+    x = _x()
+    y = normdrop.BatchNorm(3)(x)
+    np.testing.assert_array_equal(Twice(3)(x), 2 * y)
+    np.testing.assert_array_equal(Both(3)(x), 2 * y + 1)

@@ -65,10 +65,11 @@ def test_a_failed_update_on_a_gpu_leaves_counts_and_context_as_they_were(monkeyp
     before = {name: vars(layer)[name] for name in ("_context", "num_batches", "num_values")}
 
     def fail(*_: object) -> bool:
+        layer.num_batches = layer.num_values = 99
         raise MemoryError
 
-    monkeypatch.setattr("normdrop.layers.batch_norm.update_running", fail)
-    monkeypatch.setattr(_device, "on_host", lambda x: False)
+    monkeypatch.setattr("normdrop.functional.running.update", fail)
+    monkeypatch.setattr("normdrop.functional.running.snapshot", lambda mean, var: None)
     with pytest.raises(MemoryError):
-        layer._update(before["_context"], x, None)
+        layer._update(functional.batch_norm(x)[1], x, None)
     assert all(vars(layer)[name] is value for name, value in before.items())

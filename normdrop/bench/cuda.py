@@ -178,8 +178,10 @@ def _rows(amount: Amount, only: str) -> Iterator[Row]:
 def _fits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     from normdrop._cuda.launch import cuda
 
+    if library := _torch():
+        library.cuda.empty_cache()  # it keeps what it has freed
     free = cuda.current_context().get_memory_info()[0]  # endless in the simulator
-    return bool((_WITH_PEER if _torch() else _ALONE) * dtype.itemsize * math.prod(shape) < free)
+    return bool((_WITH_PEER if library else _ALONE) * dtype.itemsize * math.prod(shape) < free)
 
 
 class _Arrays:
@@ -195,7 +197,6 @@ class _Arrays:
         self.n_channels = shape[1] if len(shape) > 1 else 1
         self.library = _torch()
         if self.library:
-            self.library.cuda.empty_cache()  # PyTorch would keep what it has freed
             name = getattr(self.library, dtype.name)
             flat = self.library.from_numpy(part.astype(np.float32)).cuda().to(name)
             count = int(np.prod(shape))
@@ -213,7 +214,8 @@ def _dropouts(arrays: _Arrays) -> Sides:
     context = functional.dropout(x, 0.5, rng=0, out=out)[1]
     sides: dict[str, Call] = {OURS: lambda: layer(x, out=out)}
     if torch := arrays.library:
-        sides[PEER] = lambda: torch.nn.functional.dropout(arrays.tensor, 0.5)
+        drop = torch.nn.Dropout(0.5)
+        sides[PEER] = lambda: drop(arrays.tensor)
     yield "dropout", 2, sides
     yield "dropout backward", 2, {OURS: lambda: functional.dropout_backward(dy, context, out=out)}
 

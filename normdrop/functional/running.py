@@ -19,9 +19,11 @@ def snapshot(mean: Any, var: Any) -> tuple[Array, Array] | None:
 
 
 def restore(mean: Array, var: Array, saved: tuple[Array, Array] | None) -> None:
-    """Set the running statistics to what they were."""
+    """Set the running statistics to what they were; what is read-only has not changed."""
     if saved is not None:
-        mean[...], var[...] = saved
+        for values, before in zip((mean, var), saved, strict=True):
+            if values.flags.writeable:
+                values[...] = before
 
 
 def update(

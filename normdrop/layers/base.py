@@ -55,11 +55,6 @@ class Layer:
         self.training = False
         return self
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "__call__" not in vars(cls):
-            cls.__call__ = cls.forward  # type: ignore[method-assign]  # passing options on takes longer than a check of x
-
     def __call__(self, x: Array, **options: Any) -> Array:
         """Return ``forward(x, **options)``."""
         return self.forward(x, **options)

@@ -237,7 +237,8 @@ class BatchNorm(Layer):
             self._context = context
             return
         n = x.size // self._num_features
-        num_batches, num_values, before = self.num_batches, self.num_values, self._context
+        num_batches, num_values = self.num_batches, self.num_values
+        before = {"_context": self._context, "num_batches": num_batches, "num_values": num_values}
         old = num_values / (num_values + n) if self._momentum is None else self._momentum
         saved = running.snapshot(mean, var)
         try:
@@ -246,8 +247,8 @@ class BatchNorm(Layer):
                 self.num_batches = num_batches + 1
                 self.num_values = num_values + n
         except BaseException as error:
+            vars(self).update(before)
             running.restore(mean, var, saved)
-            self._context, self.num_batches, self.num_values = before, num_batches, num_values
             if isinstance(error, Exception) and out is not None:
                 target = _device.view(out)
                 if _checks.may_share_memory(target, x):
