@@ -21,7 +21,18 @@ GENERATORS = [
     f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order")
 ]
 # The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
-SIMULATED = [f"tests/test_{name}.py" for name in ("cuda_arrays", "cuda_kernels", "cuda_commands", "mask_law")]
+SIMULATED = [
+    f"tests/test_{name}.py"
+    for name in (
+        "cuda_arrays",
+        "cuda_kernels",
+        "cuda_commands",
+        "mask_law",
+        "random",
+        "batch_norm",
+        "batch_norm_layer",
+    )
+]
 SIMULATED += ["-m", FAST, "-k", "cuda and not (dropout_drops_by or larger_p)"]
 PLAIN_PYTHON = [*KERNELS, "-m", f"{FAST} and not jit"]
 
