@@ -189,8 +189,6 @@ def _taken_out(target: Any, x: Array) -> Any:
 
 def may_share_memory(a: Array, b: Array) -> bool:
     """Whether the memory of two arrays overlaps, by its first and last address."""
-    if type(a) is type(b) is np.ndarray:
-        return np.may_share_memory(a, b)
     if _device.on_host(a):
         return _device.on_host(b) and np.may_share_memory(a, b)
     (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)
