@@ -1,5 +1,6 @@
 """The tasks of a developer: `nox` runs lint and tests, `nox -l` lists all, `nox -s docs` runs one."""
 
+import tempfile
 from pathlib import Path
 
 import nox
@@ -115,8 +116,8 @@ def coverage(session: nox.Session) -> None:
     """Run every line and branch: kernels as plain Python, what generates their code with the JIT, arrays on a GPU."""
     counted = "--cov", "--cov-report="
     _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
-    empty = str(Path(session.create_tmp()).resolve())  # the code of a kernel that is in a cache is not generated
-    _pytest(session, *GENERATORS, "-m", FAST, *counted, "--cov-append", NUMBA_CACHE_DIR=empty)
+    with tempfile.TemporaryDirectory() as empty:  # the code of a kernel that is in a cache is not generated
+        _pytest(session, *GENERATORS, "-m", FAST, *counted, "--cov-append", NUMBA_CACHE_DIR=empty)
     arrays = "tests/test_cuda_arrays.py", *SIMULATED[-4:]  # the way of an array on a GPU through the package
     _pytest(session, *arrays, *counted, "--cov-append", NUMBA_ENABLE_CUDASIM="1")
     session.run("coverage", "html", "-d", "build/coverage")
