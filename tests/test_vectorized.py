@@ -54,7 +54,10 @@ for dtype, names in json.loads(sys.argv[1]).items():
                 width = next((w for w in ("zmm", "ymm", "xmm") if "%" + w in line), "")
                 counts[f"{words[0]} {width}".strip()] += 1
         symbols = re.findall(r"movabsq\\s+\\$([A-Za-z_][\\w.$]*)|(?:call|jmp)q?\\s+([A-Za-z_][\\w.$@]*)", kernel)
-        found[f"{name} {dtype}"] = counts, sorted({first or second for first, second in symbols})
+        spills = re.findall(r"vmov\\w+\\s+%([yz]mm)\\d+, \\d*\\(%rsp\\)", kernel)
+        aligned = re.findall(r"andq\\s+\\$-(\\d+), %rsp", kernel)
+        stack = len(spills), [int(n) for n in aligned]
+        found[f"{name} {dtype}"] = counts, sorted({first or second for first, second in symbols}), stack
 print(json.dumps(found))
 """
 
@@ -84,7 +87,10 @@ WANTED = {
 
 @pytest.fixture(scope="module", params=list(CPUS))
 def machine_code(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Name of the vector registers, and counts of instructions and called symbols of each kernel; nothing is run."""
+    """Name of the vector registers, and what is in the machine code of each kernel; nothing is run.
+
+    That is counts of instructions, called symbols, and (vectors put on the stack, bytes to which it is aligned).
+    """
     register, features = CPUS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     wanted: dict[str, list[str]] = {}
@@ -117,7 +123,7 @@ def _number(counts: dict[str, int], instruction: str, register: str) -> int:
 @pytest.mark.parametrize("kernel", list(WANTED))
 def test_hot_loops_compute_in_whole_vectors(machine_code, kernel) -> None:
     register, found = machine_code
-    counts, _ = found[kernel]
+    counts, _, _ = found[kernel]
     numbers = {instruction: _number(counts, instruction, register) for instruction in WANTED[kernel]}
     few = {name: n for name, n in numbers.items() if n < WANTED[kernel][name]}
     assert not few, f"{kernel} on {register}: {few}, at least {WANTED[kernel]}; of all: {dict(sorted(counts.items()))}"
@@ -125,20 +131,26 @@ def test_hot_loops_compute_in_whole_vectors(machine_code, kernel) -> None:
 
 @pytest.mark.parametrize("kernel", list(WANTED))
 def test_no_kernel_gathers(machine_code, kernel) -> None:
-    counts, _ = machine_code[1][kernel]
+    counts, _, _ = machine_code[1][kernel]
     gathers = {name: n for name, n in counts.items() if "gather" in name}
     assert not gathers, f"{kernel}: {gathers}"
 
 
 @pytest.mark.parametrize("kernel", list(WANTED))
 def test_kernels_call_neither_helpers_nor_conversions_nor_copies(machine_code, kernel) -> None:
-    _, symbols = machine_code[1][kernel]
+    _, symbols, _ = machine_code[1][kernel]
     assert set(symbols) <= HARMLESS, f"{kernel}: {sorted(set(symbols) - HARMLESS)}"
 
 
 @pytest.mark.parametrize("kernel", list(WANTED))
 def test_no_kernel_uses_registers_that_the_cpu_does_not_have(machine_code, kernel) -> None:
     register, found = machine_code
-    counts, _ = found[kernel]
+    counts, _, _ = found[kernel]
     wide = {name: n for name, n in counts.items() if name.endswith("zmm")}
     assert bool(wide) == (register == "zmm"), f"{kernel} on {register}: {wide}"
+
+
+@pytest.mark.parametrize("kernel", list(WANTED))
+def test_vectors_on_the_stack_do_not_cross_cache_lines(machine_code, kernel) -> None:
+    _, _, (n_spills, aligned) = machine_code[1][kernel]
+    assert not n_spills or aligned == [64], f"{kernel}: {n_spills} vectors on a stack aligned to {aligned or 16}"

@@ -61,12 +61,13 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
     offset = group0 * GROUP - first  # index in mask of the first group's first element, at most 0
     n_groups = (mask.size - offset + GROUP - 1) // GROUP
     for chunk in prange((n_groups + GROUP - 1) // GROUP):
+        to = pointer(mask, 0)
         for g in range(chunk * GROUP, min(chunk * GROUP + GROUP, n_groups)):
             bits = group_bits(group0 + g, key0, key1, call, threshold)
             start = offset + g * GROUP
             if start >= 0 and start + GROUP <= mask.size:
                 for k in range(GROUP // LANES):
-                    store_bits(mask, start + LANES * k, bits[k])
+                    store_bits(to, start + LANES * k, bits[k])
             else:
                 for e in range(max(0, -start), min(GROUP, mask.size - start)):
                     mask[start + e] = is_kept(bits, e)

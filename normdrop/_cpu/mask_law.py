@@ -49,37 +49,40 @@ class _Philox:
         ]
 
     def words(self, flip: int) -> list[Any]:
-        """The four words of all 16 counters, with `flip` xor-ed to the fourth counter word."""
-        even, odd = (self._rounds(counter, flip) for counter in self.counters)
-        builder, words = self.builder, []
-        for e, o in zip(even, odd, strict=True):
-            low = builder.and_(e, _constant(_PAIRS, 0xFFFFFFFF))
-            high = builder.shl(o, _constant(_PAIRS, 32))
-            words.append(builder.bitcast(builder.or_(low, high), _WORDS))
-        return words
+        """The four words of all 16 counters, with `flip` xor-ed to the fourth counter word.
 
-    def _rounds(self, counter: Any, flip: int) -> list[Any]:
-        builder = self.builder
-        low, half = _constant(_PAIRS, 0xFFFFFFFF), _constant(_PAIRS, 32)
-        c0, (c1, c2, c3) = counter, self.uniform
-        c3 = builder.xor(c3, _constant(_PAIRS, flip))
-        for k0, k1 in self.keys:
-            product_0 = builder.mul(builder.and_(c0, low), _constant(_PAIRS, _philox.MULTIPLIER_0))
-            product_1 = builder.mul(builder.and_(c2, low), _constant(_PAIRS, _philox.MULTIPLIER_1))
-            c0 = builder.xor(builder.xor(builder.lshr(product_1, half), c1), broadcast(builder, k0, _PAIRS.count))
-            c1 = product_1
-            c2 = builder.xor(builder.xor(builder.lshr(product_0, half), c3), broadcast(builder, k1, _PAIRS.count))
-            c3 = product_0
-        return [c0, c1, c2, c3]
+        The even and the odd counters take each round together: a round waits for the one before, not for its neighbor.
+        """
+        c1, c2, c3 = self.uniform
+        c3 = self.builder.xor(c3, _constant(_PAIRS, flip))
+        states = [(counter, c1, c2, c3) for counter in self.counters]
+        for keys in self.keys:
+            k0, k1 = (broadcast(self.builder, key, _PAIRS.count) for key in keys)
+            p0 = [self._product(state[0], _philox.MULTIPLIER_0) for state in states]
+            p1 = [self._product(state[2], _philox.MULTIPLIER_1) for state in states]
+            c0 = [self._mixed(product, state[1], k0) for product, state in zip(p1, states, strict=True)]
+            c2 = [self._mixed(product, state[3], k1) for product, state in zip(p0, states, strict=True)]
+            states = list(zip(c0, p1, c2, p0, strict=True))
+        places = [lane // 2 * 2 + lane % 2 * LANES for lane in range(LANES)]
+        both = ir.Constant(_WORDS, [ir.Constant(_I32, place) for place in places])
+        halves = [[self.builder.bitcast(pairs, _WORDS) for pairs in state] for state in states]
+        return [self.builder.shuffle_vector(even, odd, both) for even, odd in zip(*halves, strict=True)]
+
+    def _product(self, word: Any, multiplier: int) -> Any:
+        low = self.builder.and_(word, _constant(_PAIRS, 0xFFFFFFFF))
+        return self.builder.mul(low, _constant(_PAIRS, multiplier))
+
+    def _mixed(self, product: Any, word: Any, key: Any) -> Any:
+        high = self.builder.lshr(product, _constant(_PAIRS, 32))
+        return self.builder.xor(self.builder.xor(high, word), key)
 
 
 def _split(builder: Any, words: list[Any]) -> list[Any]:
-    """The eight vectors of 16-bit halves in the order of the elements, each in the upper half of a 32-bit lane."""
-    upper = _constant(_WORDS, 0xFFFF0000)
-    halves = []
-    for word in words:
-        halves += [builder.shl(word, _constant(_WORDS, 16)), builder.and_(word, upper)]
-    return halves
+    """The eight vectors of 16-bit halves in the order of the elements, each the upper half of a 32-bit lane.
+
+    The lower half of the lane is arbitrary.
+    """
+    return [half for word in words for half in (builder.shl(word, _constant(_WORDS, 16)), word)]
 
 
 def _keep_group_typing(_context: Any, group: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> Any:
@@ -91,10 +94,12 @@ def _keep_group_typing(_context: Any, group: Any, call: Any, key0: Any, key1: An
         high = builder.and_(threshold, ir.Constant(_I32, 0xFFFF0000))
         low = builder.shl(threshold, ir.Constant(_I32, 16))
         at_high, at_low = broadcast(builder, high, _WORDS.count), broadcast(builder, low, _WORDS.count)
+        above = broadcast(builder, builder.or_(high, ir.Constant(_I32, 0xFFFF)), _WORDS.count)
 
         words = philox.words(0)
         halves = _split(builder, words)
-        kept = [builder.icmp_unsigned(">", half, at_high) for half in halves]
+        bounds = [at_high, above] * len(words)  # below a low half there are zeros
+        kept = [builder.icmp_unsigned(">", half, bound) for half, bound in zip(halves, bounds, strict=True)]
         t_high = broadcast(builder, builder.trunc(builder.lshr(high, ir.Constant(_I32, 16)), _I16), _HALVES.count)
         ties = [builder.icmp_unsigned("==", builder.bitcast(word, _HALVES), t_high) for word in words]
         any_tie = builder.or_(builder.or_(ties[0], ties[1]), builder.or_(ties[2], ties[3]))
@@ -103,9 +108,9 @@ def _keep_group_typing(_context: Any, group: Any, call: Any, key0: Any, key1: An
         before = builder.block
         with builder.if_then(any_tie, likely=False):
             resolved = []
-            for keep, half, lower in zip(kept, halves, _split(builder, philox.words(1 << 31)), strict=True):
-                tie = builder.icmp_unsigned("==", half, at_high)
-                resolved.append(builder.or_(keep, builder.and_(tie, builder.icmp_unsigned(">=", lower, at_low))))
+            for keep, half, second in zip(kept, halves, _split(builder, philox.words(1 << 31)), strict=True):
+                tie = builder.icmp_unsigned("==", builder.and_(half, _constant(_WORDS, 0xFFFF0000)), at_high)
+                resolved.append(builder.or_(keep, builder.and_(tie, builder.icmp_unsigned(">=", second, at_low))))
             inside = builder.block
         bits = []
         for plain, tied in zip(kept, resolved, strict=True):

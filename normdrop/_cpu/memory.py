@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import models, register_model
 
 from normdrop._cpu import half
-from normdrop._cpu.simd import LANES, VectorType, broadcast, compiled_as, keep_vectors_whole, vector_of
+from normdrop._cpu.simd import LANES, VectorType, align_stack, broadcast, compiled_as, keep_vectors_whole, vector_of
 
 STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
 CACHE_LINE = 64  # bytes
@@ -53,6 +53,7 @@ def _pointer_typing(_typing_context: Any, x: Any, i: Any) -> Any:
         place = builder.gep(_data(context, builder, x, args[0]), [args[1]])
         if isinstance(x, PointerType):
             return place
+        align_stack(builder)
         opaque = ir.InlineAsm(ir.FunctionType(place.type, [place.type]), "", "=r,0")
         return builder.call(opaque, [place])  # LLVM does not know that it is the same
 

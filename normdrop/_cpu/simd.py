@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, types
+from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -57,6 +58,18 @@ def keep_vectors_whole(builder: Any) -> None:
     """Let LLVM use 512-bit registers where it has them, also where it would prefer 256."""
     set.add(builder.function.attributes, '"min-legal-vector-width"="512"')
     set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+
+
+def align_stack(builder: Any) -> None:
+    """Let LLVM keep vectors that do not fit the registers on whole cache lines of the stack.
+
+    It takes the stack as it is, aligned to 16 bytes, unless something on it wants more before registers are assigned.
+    Vectors across two lines, or two pages, are slow, by up to a half and from process to process.
+    """
+    line = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), 64))
+    line.align = 64
+    used = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [line.type]), "", "r", side_effect=True)
+    builder.call(used, [line])
 
 
 def vector_of(context: Any, dtype: Any) -> ir.VectorType:
