@@ -253,14 +253,14 @@ def _facts() -> Iterator[tuple[str, str]]:
 
     import normdrop
     from normdrop import _device
-    from normdrop._cpu import launch
+    from normdrop._cpu import launch, target
 
     yield "normdrop", normdrop.__version__
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})"
     for module in (np, numba, llvmlite, scipy):
         yield module.__name__, module.__version__
-    yield "processor", launch.cpu_name()
-    yield "vectors", f"{launch.vector_width()} bits"
+    yield "processor", target.cpu_name()
+    yield "vectors", f"{target.vector_width()} bits"
     safe, reason = launch.explain_parallel()
     try:
         layer = numba.threading_layer()

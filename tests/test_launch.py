@@ -179,24 +179,27 @@ def test_dropout_multiplies_philox_words_in_vectors(
 @pytest.mark.parametrize("module", ["rows", "planes"])
 def test_normalization_computes_in_vectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
     kernel = _kernels()[f"{module}.normalize"]
-    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)p[sd]\b", monkeypatch, tmp_path)
-    assert {name[-5:-2] for name in found} == {"sub", "mul", "add"}
+    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)p[sd]\b|\bv?fmadd\w+pd\b", monkeypatch, tmp_path)
+    assert all(any(part in name for name in found) for part in ("sub", "mul", "add"))
 
 
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize("module", ["rows", "planes"])
 def test_sums_are_computed_in_vectors_of_double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
     kernel = _kernels()[f"{module}.moments"]
-    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)pd\b|\bv?fm\w+pd\b", monkeypatch, tmp_path)
-    assert {"sub", "mul", "add"} <= {name[-5:-2] for name in found}
-    assert not [name for name in found if "fm" in name]  # contraction would make the bits those of one processor
+    found = _vectors(kernel, F32, r"\bv?(?:sub|mul|add)pd\b|\bv?fmadd\w+pd\b", monkeypatch, tmp_path)
+    differences, products, sums = ([name for name in found if part in name] for part in ("sub", "mul", "add"))
+    assert differences
+    assert len(sums) >= len(differences)  # a + b, or a * 1 + b on AVX-512
+    # A product that went into its sum unrounded, by contraction, would make the bits those of one processor.
+    assert 2 * len(products) >= len(differences)
 
 
 def test_cpu_description_names_a_processor_and_a_width() -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu import launch, target
 
-    assert launch.cpu_name()
-    assert launch.vector_width() in (128, 256, 512)
+    assert target.cpu_name()
+    assert target.vector_width() in (128, 256, 512)
     safe, why = launch.explain_parallel()
     assert safe == launch.parallel_is_safe()
     assert why
@@ -223,3 +226,11 @@ def test_functions_of_vectors_let_llvm_use_its_widest_registers(name: str) -> No
     (code,) = numba.njit(signature)(function).inspect_llvm().values()
     for attribute in ('"min-legal-vector-width"="512"', '"prefer-vector-width"="512"'):
         assert attribute in code, attribute
+
+
+@pytest.mark.parametrize(("features", "width"), [("", 128), ("+sse4.2,+avx", 256), ("+avx2,+avx512f", 512)])
+def test_vectors_are_as_wide_as_numba_is_told(monkeypatch: pytest.MonkeyPatch, features: str, width: int) -> None:
+    from normdrop._cpu import target
+
+    monkeypatch.setattr(target.config, "CPU_FEATURES", features)
+    assert target.vector_width() == width

@@ -120,9 +120,9 @@ def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..
 
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("names of x86 processors")
-    from normdrop._cpu import launch
+    from normdrop._cpu import target
 
-    if cpu == "haswell" and launch.vector_width() < 256:
+    if cpu == "haswell" and target.vector_width() < 256:
         pytest.skip("this processor has no AVX2")
     features = "" if cpu == "generic" else "+avx2,+avx,+sse4.2,+fma"
     code = DIGEST + f"\nprint(*digests({SMALL!r}, ['float32']), sep='\\n')"

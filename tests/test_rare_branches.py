@@ -247,10 +247,10 @@ def test_a_child_of_a_seeded_process_goes_on_with_its_keys() -> None:
 
 
 def test_the_description_of_this_machine_names_a_processor_a_width_and_a_folder() -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu import launch, target
 
-    assert launch.cpu_name()
-    assert launch.vector_width() in (128, 256, 512)
+    assert target.cpu_name()
+    assert target.vector_width() in (128, 256, 512)
     assert os.path.isabs(launch.cache_folder() or "/")
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite.binding.ffi import lib as llvm_library
@@ -208,21 +207,9 @@ def threads() -> int:
 
 def cache_folder() -> str | None:
     """Return the folder of compiled kernels, or None if there is no place for one."""
-    dispatcher = njit(cpu_name)
+    dispatcher = njit(threads)
     try:
         dispatcher.enable_caching()
     except Exception:  # the same as when a kernel is compiled
         return None
     return str(dispatcher.stats.cache_path)
-
-
-def cpu_name() -> str:
-    """Return LLVM's name of the CPU that kernels are compiled for."""
-    return str(config.CPU_NAME or llvm.get_host_cpu_name())
-
-
-def vector_width() -> int:
-    """Return the bits of the widest vector registers that kernels use."""
-    features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-    widths = {"+avx512f": 512, "+avx2": 256, "+avx": 256}
-    return max((width for name, width in widths.items() if name in features.split(",")), default=128)

@@ -19,9 +19,11 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from normdrop._cpu import target
+
 LANES = 16
 
-_I1, _I16, _I32 = ir.IntType(1), ir.IntType(16), ir.IntType(32)
+_I1, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 16, 32, 64))
 
 
 class VectorType(types.Type):
@@ -165,7 +167,23 @@ def at_least_zero(value: Any) -> Any:
     return np.where(value < 0, value.dtype.type(0), value)
 
 
-def _arithmetic(operation: Any, instruction: str) -> None:
+def _add(builder: Any, a: Any, b: Any) -> Any:
+    """a + b; in float64 on AVX-512 as a * 1 + b, which is rounded once, too, and so has the same bits.
+
+    Processors with some units for sums and others for products (AMD's Zen) have too many sums for the former in loops
+    over float64, and do these on the latter. LLVM must not know the factor, or it would take it out.
+    """
+    if a.type.element != ir.DoubleType() or target.vector_width() < 512:
+        return builder.fadd(a, b)
+    opaque = ir.InlineAsm(ir.FunctionType(_I64, [_I64]), "", "=r,0")
+    bits = builder.call(opaque, [ir.Constant(_I64, 0x3FF0000000000000)], attrs=("nounwind", "readnone"))
+    one = broadcast(builder, builder.bitcast(bits, ir.DoubleType()), LANES)
+    function = ir.FunctionType(a.type, [a.type] * 3)
+    fused = builder.module.declare_intrinsic(f"llvm.fmuladd.v{LANES}f64", (), function)
+    return builder.call(fused, [a, one, b])
+
+
+def _arithmetic(operation: Any, instruction: Callable[[Any, Any, Any], Any]) -> None:
     @infer_global(operation)
     class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
@@ -175,15 +193,15 @@ def _arithmetic(operation: Any, instruction: str) -> None:
 
     @lower_builtin(operation, VectorType, VectorType)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args)
+        return instruction(builder, *args)
 
 
 for _operation, _instruction in {
-    operator.add: "fadd",
-    operator.iadd: "fadd",
-    operator.sub: "fsub",
-    operator.mul: "fmul",
-    operator.truediv: "fdiv",
+    operator.add: _add,
+    operator.iadd: _add,
+    operator.sub: ir.IRBuilder.fsub,
+    operator.mul: ir.IRBuilder.fmul,
+    operator.truediv: ir.IRBuilder.fdiv,
 }.items():
     _arithmetic(_operation, _instruction)
 

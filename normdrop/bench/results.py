@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 import normdrop
-from normdrop._cpu import launch
+from normdrop._cpu import launch, target
 from normdrop.bench.batch import Array
 from normdrop.bench.cases import Case
 from normdrop.bench.sides import OURS
@@ -30,8 +30,8 @@ def machine(study: Study) -> dict[str, Any]:
     versions = {"Python": platform.python_version(), "normdrop": normdrop.__version__, "Numba": numba.__version__}
     versions |= {"NumPy": np.__version__} | {peer.name: peer.version for peer in study.peers}
     return {
-        "processor": launch.cpu_name(),
-        "vector_bits": launch.vector_width(),
+        "processor": target.cpu_name(),
+        "vector_bits": target.vector_width(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": study.n_threads,
         "threads_reason": launch.explain_parallel()[1],

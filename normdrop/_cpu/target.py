@@ -1,0 +1,19 @@
+"""The CPU that kernels are compiled for: this one, or what Numba's settings name."""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+from numba import config
+
+
+def cpu_name() -> str:
+    """Return LLVM's name of the CPU that kernels are compiled for."""
+    return str(config.CPU_NAME or llvm.get_host_cpu_name())
+
+
+def vector_width() -> int:
+    """Return the bits of the widest vector registers that kernels use."""
+    named = config.CPU_FEATURES  # none at all for the name "generic"
+    features = llvm.get_host_cpu_features().flatten() if named is None else named
+    widths = {"+avx512f": 512, "+avx2": 256, "+avx": 256}
+    return max((width for name, width in widths.items() if name in features.split(",")), default=128)
