@@ -24,6 +24,8 @@ LARGE = [
     (2, 40_003),
 ]
 SMALL = [(37, 5), (6, 17), (3, 5, 7), (2, 3, 37), (1, 1, 70), (2, 70)]
+# Rows of single channels, that can be taken by columns: of one block and of several, with odd ends.
+WIDE = [(2, 64), (3, 70), (129, 1091), (300, 515)]
 
 DIGEST = """
 import hashlib
@@ -130,31 +132,52 @@ def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..
     assert printed.splitlines() == [str(digest) for digest in _digests(SMALL)[::2]]
 
 
-def _on_both_paths(monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[int, ...]]) -> list[Any]:
-    """Digests with each channel computed in one go, and in blocks; the plans of shapes are made anew."""
+def _on_both_paths(monkeypatch: pytest.MonkeyPatch, decision: str, compute: Callable[[], Any]) -> list[Any]:
+    """Compute with a decision of the launchers taken one way and the other; the plans of shapes are made anew."""
     launchers = importlib.import_module("normdrop._cpu.batch_norm")
-    names: list[str] = []
-    taken = []
-    for one_go in (True, False):
-        monkeypatch.setattr(launchers, "_in_one_go", lambda shape, itemsize, one_go=one_go: one_go)
+    taken, kernels = [], []
+    for answer in (True, False):
+        monkeypatch.setattr(launchers, decision, lambda shape, itemsize, answer=answer: answer)
         launchers._plan.cache_clear()
-        taken.append(_digests(shapes))
-        names += [launchers._plan("batch_norm", shape, 4)[0].function.__name__ for shape in [(2, 3, 37)]]
+        taken.append(compute())
+        kernels += [launchers._plan("batch_norm", shape, 4)[0] for shape in ((2, 3, 37), (2, 70, 1))]
     monkeypatch.undo()
     launchers._plan.cache_clear()
-    assert names == ["batch_norm", "batch_norm_in_blocks"]
+    assert len(set(kernels)) == 3  # they did go two ways
     return taken
 
 
 def test_bits_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_go, in_blocks = _on_both_paths(monkeypatch, SMALL)
+    one_go, in_blocks = _on_both_paths(monkeypatch, "_in_one_go", lambda: _digests(SMALL))
     assert one_go == in_blocks
 
 
 @pytest.mark.jit
 def test_bits_of_large_arrays_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_go, in_blocks = _on_both_paths(monkeypatch, LARGE)
+    one_go, in_blocks = _on_both_paths(monkeypatch, "_in_one_go", lambda: _digests(LARGE))
     assert one_go == in_blocks
+
+
+@pytest.mark.jit
+def test_bits_of_wide_rows_are_those_of_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_columns, by_rows = _on_both_paths(monkeypatch, "_by_columns", lambda: _digests(WIDE))
+    assert by_columns == by_rows
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_bits_of_columns_in_place_are_those_of_rows_elsewhere(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    def passes(in_place: bool) -> list[bytes]:
+        results = []
+        for shape in WIDE:
+            x, dy = np.random.default_rng(0).normal(size=(2, *shape)).astype(dtype)
+            y, context = functional.batch_norm(x, out=x if in_place else None)
+            dx = functional.batch_norm_backward(dy, context, out=dy if in_place else None)[0]
+            results += [y.tobytes(), dx.tobytes()]
+        return results
+
+    in_place, elsewhere = (_on_both_paths(monkeypatch, "_by_columns", lambda n=n: passes(n)) for n in (True, False))
+    assert in_place[0] == in_place[1] == elsewhere[0] == elsewhere[1]
 
 
 @pytest.mark.usefixtures("backend")

@@ -28,7 +28,7 @@ CPUS = {
 COUNT = """
 import collections, importlib, json, re, sys
 import numpy as np
-from normdrop._cpu import planes, rows, transposed
+from normdrop._cpu import columns, planes, rows, transposed
 
 dropout = importlib.import_module("normdrop._cpu.dropout")
 kernels = {
@@ -37,6 +37,8 @@ kernels = {
     "planes.normalize": planes.normalize,
     "rows.batch_norm": rows.batch_norm,
     "rows.backward": rows.backward,
+    "columns.batch_norm": columns.batch_norm,
+    "columns.backward": columns.backward,
     "_dropout": dropout._dropout,
     "_mask_planes": dropout._mask_planes,
     "_dropout_transposed": transposed._dropout_transposed,
@@ -77,6 +79,8 @@ WANTED = {
     "planes.normalize float32": WIDE,
     "rows.batch_norm float32": WIDE,
     "rows.backward float32": WIDE,
+    "columns.batch_norm float32": WIDE,
+    "columns.backward float32": WIDE,
     "_dropout float32": DRAWN | {"vmulps": 8, "vmovnt": 8},
     "_mask_planes float32": {"vmulps": 4, "vmovnt": 4},
     "_dropout_transposed float32": DRAWN,

@@ -1,4 +1,4 @@
-"""Launchers of batch normalization: by planes or by rows, and by planes in one go or in blocks."""
+"""Launchers of batch normalization: by planes, in one go or in blocks, or by rows, or by columns of wide rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import config
 
-from normdrop._cpu import planes, rows
+from normdrop._cpu import columns, planes, rows
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import PARALLEL_SIZE, Kernel, kernel
 from normdrop._cpu.scratch import scratch
@@ -20,7 +20,7 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
 _FLOAT64 = np.dtype(np.float64)
-_SLAB = 1 << 22  # bytes of a channel's values that are still in a cache when they are read again
+_SLAB = 1 << 22  # bytes of a channel's or a task's values that are still in a cache when they are read again
 
 
 Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
@@ -39,13 +39,25 @@ def _in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
     return outer * n_channels * inner < PARALLEL_SIZE or n_channels >= 4 * int(config.NUMBA_NUM_THREADS)
 
 
+def _by_columns(shape: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the columns of a task can be read again from the cache, and there are some for every thread."""
+    outer, n_channels, inner = shape
+    if inner > 1 or outer * columns.AT_ONCE * itemsize > _SLAB:
+        return False
+    return n_channels >= 2 * columns.AT_ONCE * int(config.NUMBA_NUM_THREADS)
+
+
 @lru_cache(maxsize=1024)
 def _plan(name: str, shape: tuple[int, ...], itemsize: int) -> Plan:
     """Kernel and shape of its workspace: decided once per shape."""
     order: Any = rows if _by_rows(shape) else planes
-    if order is planes and name in ("batch_norm", "backward") and not _in_one_go(shape, itemsize):
-        name += "_in_blocks"
-    return getattr(order, name), order.workspace_shape(shape)
+    work = order.workspace_shape(shape)
+    if name in ("batch_norm", "backward"):
+        if order is planes and not _in_one_go(shape, itemsize):
+            name += "_in_blocks"
+        if order is rows and _by_columns(shape, itemsize):
+            order = columns
+    return getattr(order, name), work
 
 
 def moments(statistics: Vectors, x: Array) -> None:

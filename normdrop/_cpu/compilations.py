@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from normdrop._cpu import planes, rows, transposed
+from normdrop._cpu import columns, planes, rows, transposed
 from normdrop._cpu.launch import Kernel, parallel_is_safe
 
 # The package gives these modules' names to their functions.
@@ -25,7 +25,7 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
         return [_dropout._mask_planes, _dropout._mask_elements]
     orders: list[Any] = [planes, rows]
     kernels = [getattr(order, name) for order in orders for name in ("batch_norm", "backward", "normalize")]
-    return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks]
+    return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks, columns.batch_norm, columns.backward]
 
 
 def compilations(

@@ -25,7 +25,7 @@ from normdrop._cpu.simd import LANES, keep, splat, widen
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
 _MIN_WIDTH = 64  # rows narrower than this are joined
-_TILE = 512  # columns whose sums stay in the first-level cache
+TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
 BEYOND = 4 * LANES  # elements by which they go on
 # Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
@@ -55,16 +55,16 @@ grid_of = helper(geometry)
 @helper
 def n_tiles(grid: Any) -> Any:
     """Tiles of all blocks."""
-    return grid[4] * ((grid[1] + _TILE - 1) // _TILE)
+    return grid[4] * ((grid[1] + TILE - 1) // TILE)
 
 
 @helper
 def tile_of(grid: Any, task: Any) -> Any:
     """Task -> tile = (block, first column, end)."""
     width = grid[1]
-    n = (width + _TILE - 1) // _TILE
-    start = (task % n) * _TILE
-    return task // n, start, min(start + _TILE, width)
+    n = (width + TILE - 1) // TILE
+    start = (task % n) * TILE
+    return task // n, start, min(start + TILE, width)
 
 
 @helper
@@ -172,12 +172,12 @@ def tile_gradients(work: Any, arrays: Any, grid: Any, tile: Any, mean: Any) -> N
 
 
 @helper
-def _merge_blocks(work: Any, grid: Any) -> None:
-    """work[0], work[1] = the moments of each column over all blocks."""
+def _merge_blocks(work: Any, grid: Any, columns: Any) -> None:
+    """work[0], work[1] = the moments of columns = (first, end) over all blocks."""
     size, width, stride, _, n_blocks = grid
     if n_blocks == 1:
         return
-    for v in range(0, width, LANES):
+    for v in range(columns[0], columns[1], LANES):
         first = load(work, v)
         offset, m2 = splat(0.0), splat(0.0)
         for b in range(1, n_blocks):
@@ -193,14 +193,17 @@ def _merge_blocks(work: Any, grid: Any) -> None:
 
 
 @helper
-def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any) -> None:
-    """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added."""
+def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any, columns: Any) -> None:
+    """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added.
+
+    Of all columns, or of columns = (first, end) where each is a channel.
+    """
     outer, n_channels, inner = shape
     size, width, stride, _, _ = grid
     n_rows, left, n = size // width, size % width, np.float64(outer * inner)
-    _merge_blocks(work, grid)
+    _merge_blocks(work, grid, columns)
     if width == n_channels:
-        for c in range(0, n_channels, LANES):
+        for c in range(columns[0], columns[1], LANES):
             store_part(pointer(statistics, 0), c, load(work, c), 0, n_channels)
             store_part(pointer(statistics, n_channels), c, load(work, stride + c) / splat(n), 0, n_channels)
         return
@@ -219,18 +222,22 @@ def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any) -> None:
 
 
 @helper
-def merge_gradients(sums: Any, work: Any, shape: Any, grid: Any, inv_std: Any) -> None:
-    """sums = [sum(dy * x_hat), sum(dy)]: add the sums of blocks, then those of each channel's columns."""
-    _, n_channels, inner = shape
-    _, width, stride, _, n_blocks = grid
-    for v in range(0, width, LANES):
+def merge_gradients(sums: Any, work: Any, places: Any, statistics: Any, columns: Any) -> None:
+    """sums = [sum(dy * x_hat), sum(dy)]: add the sums of blocks, then those of each channel's columns.
+
+    places = (shape, grid); columns as in `merge_moments`.
+    """
+    (_, n_channels, inner), (_, width, stride, _, n_blocks) = places
+    inv_std = pointer(statistics, 2 * n_channels)
+    first, end = columns if width == n_channels else (0, n_channels)
+    for v in range(columns[0], columns[1], LANES):
         s, t = load(work, v), load(work, stride + v)
         for b in range(1, n_blocks):
             s += load(work, 2 * b * stride + v)
             t += load(work, (2 * b + 1) * stride + v)
         store(work, v, s)
         store(work, stride + v, t)
-    for c in range(n_channels):
+    for c in range(first, end):
         s, t = 0.0, 0.0
         for start in range(c * inner, width, n_channels * inner):
             for v in range(start, start + inner):

@@ -16,7 +16,6 @@ from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, load, load_part, pointer, store, store_part
 from normdrop._cpu.row_sums import (
-    BEYOND,
     grid_of,
     merge_gradients,
     merge_moments,
@@ -26,37 +25,21 @@ from normdrop._cpu.row_sums import (
     tile_of,
     workspace_shape,
 )
-from normdrop._cpu.simd import LANES, splat, sqrt, widen
+from normdrop._cpu.row_vectors import (
+    channel_rows,
+    finish_gradients,
+    finish_statistics,
+    row_part,
+    spread,
+    spread_means,
+)
+from normdrop._cpu.simd import LANES, widen
 from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
 
 _CHUNK = 1 << 14  # elements per task of the element-wise loops, about
 _STRIP = 512  # columns whose vectors stay in the first-level cache
-
-
-@helper
-def _channel_rows(work: Any, grid: Any) -> Any:
-    """Where the four vectors are that are spread over the columns."""
-    _, _, stride, _, n_blocks = grid
-    first = pointer(work, 2 * n_blocks * stride)
-    return first, pointer(first, stride), pointer(first, 2 * stride), pointer(first, 3 * stride)
-
-
-@helper
-def _spread(work: Any, shape: Any, grid: Any, ks: Any) -> None:
-    """row[v] = row[(v // inner) % C] of the C values that a row begins with; of `_channel_rows`, ks[0] to ks[1] - 1."""
-    _, n_channels, inner = shape
-    _, width, _, _, n_blocks = grid
-    for k in range(ks[0], ks[1]):
-        row = work[2 * n_blocks + k]
-        if inner > 1:
-            for c in range(n_channels - 1, -1, -1):
-                value = row[c]
-                for v in range(c * inner, c * inner + inner):
-                    row[v] = value
-        for v in range(n_channels * inner, width + BEYOND):
-            row[v] = row[v - n_channels * inner]
 
 
 @helper
@@ -97,7 +80,7 @@ def _normalized_at(x: Any, v: Any, vectors: Any) -> Any:
 
 
 @helper
-def _normalize_run(y: Any, x: Any, run: Any, columns: Any, vectors: Any) -> None:
+def normalize_run(y: Any, x: Any, run: Any, columns: Any, vectors: Any) -> None:
     """y = (x - mean) * scale + shift on run = (start, stop, whether long runs are streamed); columns = (first, width).
 
     Four vectors are read before the first of them is written: a load waits for a store before it whose address agrees
@@ -135,7 +118,7 @@ def _normalize_task(y: Any, x: Any, task: Any, width: Any, vectors: Any) -> None
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
-            _normalize_run(pointer(y, 0), pointer(x, 0), (start, stop, large), (start % width, width), vectors)
+            normalize_run(pointer(y, 0), pointer(x, 0), (start, stop, large), (start % width, width), vectors)
     fence()
 
 
@@ -147,8 +130,8 @@ def _gradient_at(dy: Any, x: Any, v: Any, vectors: Any) -> Any:
 
 
 @helper
-def _gradient_run(arrays: Any, run: Any, columns: Any, vectors: Any) -> None:
-    """dx of `_formulas.input_gradient` on a run as of `_normalize_run`; arrays = (dx, dy, x)."""
+def gradient_run(arrays: Any, run: Any, columns: Any, vectors: Any) -> None:
+    """dx of `_formulas.input_gradient` on a run as of `normalize_run`; arrays = (dx, dy, x)."""
     dx, dy, x = arrays
     i, stop = run[0], run[1]
     v, width = columns
@@ -187,47 +170,18 @@ def _gradient_task(arrays: Any, task: Any, width: Any, vectors: Any) -> None:
     for column in range(0, step, length):
         for start in range(first + column, end, step):
             stop = min(start + min(length, step - column), end)
-            _gradient_run(pointers, (start, stop, large), (start % width, width), vectors)
+            gradient_run(pointers, (start, stop, large), (start % width, width), vectors)
     fence()
-
-
-@helper
-def _row(vectors: Any, k: Any, c: Any) -> Any:
-    """16 values of row k from c on, as far as there are any."""
-    n = vectors.shape[1]
-    return load_part(pointer(vectors, k * n), c, 0, n)
-
-
-@helper
-def _finish_statistics(statistics: Any, affine: Any, eps: Any, rows: Any) -> None:
-    """statistics[2] = 1 / sqrt(variance + eps), and rows = (mean, gamma * inv_std, beta, ...)."""
-    n_channels = statistics.shape[1]
-    for c in range(0, n_channels, LANES):
-        inv_std = splat(1.0) / sqrt(_row(statistics, 1, c) + splat(eps))
-        store_part(pointer(statistics, 2 * n_channels), c, inv_std, 0, n_channels)
-        store(rows[0], c, _row(statistics, 0, c))
-        store(rows[1], c, _row(affine, 0, c) * inv_std)
-        store(rows[2], c, _row(affine, 1, c))
-
-
-@helper
-def _finish_gradients(sums: Any, statistics: Any, gamma: Any, n: Any, rows: Any) -> None:
-    """rows = (mean, mean_dy, slope, scale) of `_formulas.input_gradient`, the mean being there already."""
-    n_channels = statistics.shape[1]
-    for c in range(0, n_channels, LANES):
-        inv_std = _row(statistics, 2, c)
-        store(rows[1], c, _row(sums, 1, c) / splat(n))
-        store(rows[2], c, _row(sums, 0, c) * inv_std / splat(n))
-        store(rows[3], c, load_part(gamma, c, 0, n_channels) * inv_std)
 
 
 @kernel("PIP")
 def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over tiles."""
     grid = grid_of(x.shape)
+    width = grid[1]
     for task in prange(n_tiles(grid)):
         tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
-    merge_moments(statistics, pointer(work, 0), x.shape, grid)
+    merge_moments(statistics, pointer(work, 0), x.shape, grid, (0, width))
 
 
 @kernel("OIpP")
@@ -235,12 +189,12 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]
-    mean, scale, shift, _ = _channel_rows(work, grid)
+    mean, scale, shift, _ = channel_rows(work, grid)
     for c in range(0, x.shape[1], LANES):
-        store(mean, c, _row(vectors, 0, c))
-        store(scale, c, _row(vectors, 1, c))
-        store(shift, c, _row(vectors, 2, c))
-    _spread(work, x.shape, grid, (0, 3))
+        store(mean, c, row_part(vectors, 0, c))
+        store(scale, c, row_part(vectors, 1, c))
+        store(shift, c, row_part(vectors, 2, c))
+    spread(work, x.shape, grid, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
         _normalize_task(y, x, task, width, (mean, scale, shift))
 
@@ -252,32 +206,22 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
     width = grid[1]
     for task in prange(n_tiles(grid)):
         tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
-    merge_moments(statistics, pointer(work, 0), x.shape, grid)
-    rows = _channel_rows(work, grid)
-    _finish_statistics(statistics, affine, eps, rows)
-    _spread(work, x.shape, grid, (0, 3))
+    merge_moments(statistics, pointer(work, 0), x.shape, grid, (0, width))
+    rows = channel_rows(work, grid)
+    finish_statistics(statistics, affine, eps, rows, (0, x.shape[1]))
+    spread(work, x.shape, grid, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
         _normalize_task(y, x, task, width, (rows[0], rows[1], rows[2]))
-
-
-@helper
-def _spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
-    """The rows of the workspace for channels, the first of them filled with the means."""
-    rows = _channel_rows(work, grid)
-    for c in range(0, shape[1], LANES):
-        store(rows[0], c, _row(statistics, 0, c))
-    _spread(work, shape, grid, (0, 1))
-    return rows
 
 
 @kernel("PIIpP")
 def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over tiles."""
     grid = grid_of(x.shape)
-    rows = _spread_means(work, statistics, x.shape, grid)
+    rows = spread_means(work, statistics, x.shape, grid)
     for task in prange(n_tiles(grid)):
         tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, tile_of(grid, task), rows[0])
-    merge_gradients(sums, pointer(work, 0), x.shape, grid, pointer(statistics, 2 * x.shape[1]))
+    merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
 
 
 @kernel("OIIPpvP")
@@ -285,11 +229,11 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]
-    rows = _spread_means(work, statistics, x.shape, grid)
+    rows = spread_means(work, statistics, x.shape, grid)
     for task in prange(n_tiles(grid)):
         tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, tile_of(grid, task), rows[0])
-    merge_gradients(sums, pointer(work, 0), x.shape, grid, pointer(statistics, 2 * x.shape[1]))
-    _finish_gradients(sums, statistics, gamma, np.float64(x.shape[0] * x.shape[2]), rows)
-    _spread(work, x.shape, grid, (1, 4))
+    merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
+    finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0] * x.shape[2]), rows, (0, x.shape[1]))
+    spread(work, x.shape, grid, (1, 4))
     for task in prange(_n_tasks(dx, x, width)):
         _gradient_task((dx, dy, x), task, width, rows)

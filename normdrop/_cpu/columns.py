@@ -1,0 +1,68 @@
+"""Kernels by columns: of few and wide rows, a thread takes columns of its own from their sums to their result.
+
+The columns of a task are still in a cache when they are read again, and threads do not wait for each other in between.
+Each column is a channel, as in (M, C, 1). Sums and workspace are those of `normdrop._cpu.row_sums`, and so the bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from normdrop._cpu.launch import helper, kernel
+from normdrop._cpu.memory import address, pointer
+from normdrop._cpu.row_sums import TILE, grid_of, merge_gradients, merge_moments, tile_gradients, tile_moments
+from normdrop._cpu.row_vectors import channel_rows, fill_means, finish_gradients, finish_statistics
+from normdrop._cpu.rows import gradient_run, normalize_run
+from normdrop._cpu.streaming import fence, streams
+
+AT_ONCE = TILE  # columns per task
+
+
+@helper
+def _columns(task: Any, width: Any) -> Any:
+    """Columns of a task: (first, end)."""
+    return task * AT_ONCE, min(task * AT_ONCE + AT_ONCE, width)
+
+
+@kernel("OIPpPf")
+def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+    """Statistics and y of each channel. Parallel over columns."""
+    grid = grid_of(x.shape)
+    width, n_blocks = grid[1], grid[4]
+    rows = channel_rows(work, grid)
+    large = streams(y, x)
+    for task in prange((width + AT_ONCE - 1) // AT_ONCE):
+        columns = _columns(task, width)
+        first, end = columns
+        for b in range(n_blocks):
+            tile_moments(pointer(work, 0), pointer(x, 0), grid, (b, first, end))
+        merge_moments(statistics, pointer(work, 0), x.shape, grid, columns)
+        finish_statistics(statistics, affine, eps, rows, columns)
+        for start in range(0, x.size, width):
+            run = start + first, start + end, large
+            normalize_run(pointer(y, 0), pointer(x, 0), run, (first, width), (rows[0], rows[1], rows[2]))
+        fence()
+
+
+@kernel("OIIPpvP")
+def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+    """sums = [sum(dy * x_hat), sum(dy)] and dx of each channel. Parallel over columns."""
+    grid = grid_of(x.shape)
+    width, n_blocks = grid[1], grid[4]
+    rows = channel_rows(work, grid)
+    large = streams(dx, x) and address(dx) != address(dy)
+    for task in prange((width + AT_ONCE - 1) // AT_ONCE):
+        columns = _columns(task, width)
+        first, end = columns
+        fill_means(rows, statistics, columns)
+        for b in range(n_blocks):
+            tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, (b, first, end), rows[0])
+        merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, columns)
+        finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0]), rows, columns)
+        for start in range(0, x.size, width):
+            run = start + first, start + end, large
+            gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), run, (first, width), rows)
+        fence()
