@@ -93,7 +93,7 @@ FULL = Settings(
         Family(
             "channels last", ((32, 64, 56, 56), (32, 512, 28, 28)), (HALF, CHANNELS, *BATCH_NORM), channels_last=True
         ),
-        Family("rows", ((128, 1024), (4096, 1024), (1_000_000, 8)), BATCH_NORM),
+        Family("rows", ((128, 1024), (64, 4096), (4096, 1024), (1_000_000, 8)), BATCH_NORM),
         Family("few channels", ((32, 1, 224, 224), (32, 3, 224, 224)), BATCH_NORM),
         Family("a batch of 2", ((2, 256, 56, 56),), BATCH_NORM),
         Family(IN_CACHE, tuple((1 << n,) for n in (10, 12, 14, 16, 18, 20)), DROPOUT),
