@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _device
+from normdrop import _device, _overlap
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -171,12 +171,12 @@ def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
         raise ValueError(f"out must have the shape of x, {x.shape}; got {target.shape}")
     if not target.flags.writeable:
         raise ValueError("out is read-only; pass a writable array, or none to have one allocated")
-    if _overlaps_itself(target):
+    if _overlap.of_itself(target):
         raise ValueError(
             f"out has elements that share memory (strides {target.strides}); pass an array with its own memory"
         )
     for name, values in inputs:
-        if may_share_memory(target, values) and not _same_elements(target, values) and _overlap(target, values):
+        if _overlap.is_partial(target, values):
             raise ValueError(f"out overlaps {name} in memory without being {name} itself; pass {name} or another array")
     return np.asarray(target) if isinstance(target, np.ndarray) else target
 
@@ -185,43 +185,6 @@ def _taken_out(target: Any, x: Array) -> Any:
     if not _device.on_host(target) and not _device.is_device_array(target):
         raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
     return _device.view(target)
-
-
-def may_share_memory(a: Array, b: Array) -> bool:
-    """Whether the memory of two arrays overlaps, by its first and last address."""
-    if _device.on_host(a):
-        return _device.on_host(b) and np.may_share_memory(a, b)
-    (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)
-    return a_first < b_end and b_first < a_end
-
-
-def _address(a: Array) -> int:
-    return int(a.__array_interface__["data"][0]) if _device.on_host(a) else _device.extent(a)[0]
-
-
-def _same_elements(a: Array, b: Array) -> bool:
-    return _address(a) == _address(b) and a.strides == b.strides and a.shape == b.shape and a.dtype == b.dtype
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    if not _device.on_host(a):
-        return True
-    try:
-        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]  # the stub is too narrow
-    except np.exceptions.TooHardError:
-        return True
-
-
-def _overlaps_itself(x: Array) -> bool:
-    """Whether two elements of `x` may share memory; never False when they do."""
-    if x.flags.c_contiguous or x.size <= 1:
-        return False
-    reach = x.itemsize
-    for stride, length in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach += stride * (length - 1)
-    return False
 
 
 def mask(values: Any, shape: tuple[int, ...], x: Array) -> npt.NDArray[np.bool_]:

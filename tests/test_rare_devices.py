@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import normdrop
-from normdrop import MaskStream, _checks, _device, functional
+from normdrop import MaskStream, _device, _overlap, functional
 
 
 def test_which_objects_are_arrays_on_a_gpu() -> None:
@@ -44,17 +44,17 @@ def test_a_gpu_is_described_by_the_backend_that_drives_it(monkeypatch) -> None:
 
 
 def test_arrays_on_a_gpu_whose_memory_is_entwined_count_as_overlapping() -> None:
-    assert _checks._overlap(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    assert _overlap._is_real(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_arrays_on_a_gpu_share_memory_where_their_addresses_overlap() -> None:
     def at(first: int, end: int) -> object:
         return type("Tensor", (), {"__module__": "cupy", "extent": (first, end)})()
 
-    assert _checks.may_share_memory(at(0, 8), at(7, 9))  # type: ignore[arg-type]
-    assert _checks.may_share_memory(at(7, 9), at(0, 8))  # type: ignore[arg-type]
-    assert not _checks.may_share_memory(at(0, 8), at(8, 9))  # type: ignore[arg-type]
-    assert not _checks.may_share_memory(at(8, 9), at(0, 8))  # type: ignore[arg-type]
+    assert _overlap.is_possible(at(0, 8), at(7, 9))  # type: ignore[arg-type]
+    assert _overlap.is_possible(at(7, 9), at(0, 8))  # type: ignore[arg-type]
+    assert not _overlap.is_possible(at(0, 8), at(8, 9))  # type: ignore[arg-type]
+    assert not _overlap.is_possible(at(8, 9), at(0, 8))  # type: ignore[arg-type]
 
 
 def test_a_pass_that_is_interrupted_before_it_has_a_call_gives_none_back(monkeypatch) -> None:

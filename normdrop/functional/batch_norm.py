@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _layout
+from normdrop import _backend, _checks, _device, _layout, _overlap
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -189,7 +189,7 @@ def batch_norm(
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     dense, layout = _layout.dense(x)
-    kept = dense.copy(order="K") if out is not None and _checks.may_share_memory(out, dense) else dense
+    kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
     y, buffer = _layout.target(x, layout, out)
     statistics: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
     if x.size:
@@ -358,7 +358,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     backend.inference_vectors(vectors, statistics, affine, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
-        kept = dense.copy(order="K") if out is not None and _checks.may_share_memory(out, dense) else dense
+        kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
         context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
     y, buffer = _layout.target(x, layout, out)
     if x.size:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, functional
+from normdrop import _checks, _device, _overlap, functional
 from normdrop.functional import running
 from normdrop.functional.batch_norm import BatchNormContext
 from normdrop.layers.base import Array, Layer
@@ -251,7 +251,7 @@ class BatchNorm(Layer):
             running.restore(mean, var, saved)
             if isinstance(error, Exception) and out is not None:
                 target = _device.view(out)
-                if _checks.may_share_memory(target, x):
+                if _overlap.is_possible(target, x):
                     target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten
             raise
 
