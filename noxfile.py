@@ -19,7 +19,7 @@ KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", FAST, "-k", "not reference"]
 # What compiles every kind of kernel, for some dtype and order of memory.
 GENERATORS = [
-    f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order")
+    f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order", "simd")
 ]
 # The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
 SIMULATED = [

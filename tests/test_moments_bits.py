@@ -158,9 +158,9 @@ def test_bits_of_large_arrays_do_not_depend_on_the_path_taken(monkeypatch: pytes
     assert one_go == in_blocks
 
 
-@pytest.mark.jit
-def test_bits_of_wide_rows_are_those_of_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_columns, by_rows = _on_both_paths(monkeypatch, "_by_columns", lambda: _digests(WIDE))
+@pytest.mark.parametrize("shapes", [WIDE[:2], pytest.param(WIDE[2:], marks=pytest.mark.jit)], ids=str)
+def test_bits_of_wide_rows_are_those_of_their_columns(monkeypatch: pytest.MonkeyPatch, shapes: Any) -> None:
+    by_columns, by_rows = _on_both_paths(monkeypatch, "_by_columns", lambda: _digests(shapes))
     assert by_columns == by_rows
 
 
