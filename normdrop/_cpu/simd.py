@@ -170,8 +170,8 @@ def at_least_zero(value: Any) -> Any:
 def _add(builder: Any, a: Any, b: Any) -> Any:
     """a + b; in float64 on AVX-512 as a * 1 + b, which is rounded once, too, and so has the same bits.
 
-    Processors with some units for sums and others for products (AMD's Zen) have too many sums for the former in loops
-    over float64, and do these on the latter. LLVM must not know the factor, or it would take it out.
+    Loops over float64 have more sums than products; processors with units for either (AMD's Zen) so use both for sums.
+    LLVM must not know the factor, or it would take it out.
     """
     if a.type.element != ir.DoubleType() or target.vector_width() < 512:
         return builder.fadd(a, b)
