@@ -135,8 +135,8 @@ def test_blocks_of_rows_and_their_tiles_hold_every_element_once(shape) -> None:
     for task in some(n_tiles):
         b, start, end = tile_of(shape, task)
         assert b == task // in_row
-        assert start == task % in_row * row_sums._TILE < end
-        assert end == min(start + row_sums._TILE, width)
+        assert start == task % in_row * row_sums.TILE < end
+        assert end == min(start + row_sums.TILE, width)
     assert (b, end) == (n_blocks - 1, width)
 
 
