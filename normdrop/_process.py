@@ -14,8 +14,11 @@ def wait_before_fork(lock: Any) -> None:
     """Let every later fork wait for a reentrant lock, in this order.
 
     What another thread does under it is then finished in the child, where that thread is missing: a lock that it held
-    would be held for ever.
+    would be held for ever. Locks that earlier imports take at a fork, as `logging` does, are taken after this one, so
+    that the other thread may still need them.
     """
+    if not _locks and hasattr(os, "register_at_fork"):  # hooks before a fork run in the reverse order
+        os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_let_go)
     _locks.append(lock)
 
 
@@ -33,11 +36,10 @@ def _let_go() -> None:
 def _after_fork() -> None:
     global _forked
     _forked = True
-    _let_go()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def forked() -> bool:

@@ -146,6 +146,35 @@ assert work() == expected
 
 
 @needs_fork
+def test_fork_leaves_the_lock_of_logging_to_a_thread_that_compiles(in_subprocess: Callable[..., str]) -> None:
+    """`logging` takes its lock at a fork, too: before the compiler's, each thread would wait for the other."""
+    in_subprocess(
+        WORK
+        + """
+import faulthandler, logging, time
+faulthandler.dump_traceback_later(60, exit=True)
+held, forking, asked = threading.Event(), threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)  # the first of all hooks, because it is the last to be registered
+
+def log():
+    with launch._lock:
+        held.set()
+        forking.wait(60)
+        time.sleep(0.2)
+        logging.getLogger("nobody asked before").isEnabledFor(logging.DEBUG)
+        asked.set()
+
+thread = threading.Thread(target=log)
+thread.start()
+held.wait(60)
+in_child(lambda: None)
+thread.join()
+assert asked.is_set()
+"""
+    )
+
+
+@needs_fork
 def test_pool_of_forked_workers_works(in_subprocess: Callable[..., str]) -> None:
     in_subprocess(
         WORK
