@@ -80,7 +80,9 @@ def momentum(value: object) -> float | None:
 
 def flag(value: object, name: str) -> bool:
     """Return a bool; nothing else is taken for one."""
-    if not isinstance(value, (bool, np.bool_)):
+    if value is True or value is False:
+        return value
+    if not isinstance(value, np.bool_):
         raise TypeError(f"{name} must be True or False; got {kind(value)}")
     return bool(value)
 

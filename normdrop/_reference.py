@@ -6,7 +6,8 @@ They are float16, bfloat16, float32 or float64; the first two are computed in fl
 and may be the input itself.
 
 Numbers per channel are float64, in rows of shape (C,): `statistics` = [mean, variance, 1 / sqrt(variance + eps)],
-`affine` = [gamma, beta], `sums` = [dgamma, dbeta].
+`affine` = [gamma, beta], `given` = [mean, variance, gamma, beta], `sums` = [dgamma, dbeta]. `normalize` reads the first
+three rows of its `vectors`.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def moments(statistics: Vectors, x: Array) -> None:
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:
     """Set y = (x - mean) * scale + shift per channel in float64, rounded; vectors = [mean, scale, shift]."""
-    mean, scale, shift = vectors
+    mean, scale, shift = vectors[:3]
     y[...] = _rounded((_wide(x) - _column(mean)) * _column(scale) + _column(shift), y.dtype)
 
 
@@ -121,10 +122,11 @@ def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: fl
     normalize(y, x, np.stack([statistics[0], affine[0] * statistics[2], affine[1]]))
 
 
-def inference_vectors(vectors: Vectors, statistics: Vectors, affine: Vectors, eps: float) -> None:
-    """From mean and variance, fill in 1 / sqrt(variance + eps) and what `normalize` needs."""
-    statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
-    vectors[...] = statistics[0], affine[0] * statistics[2], affine[1]
+def inference_vectors(vectors: Vectors, given: Vectors, eps: float) -> None:
+    """From `given`, fill in vectors = [mean, gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)]."""
+    mean, var, gamma, beta = given
+    inv_std = 1.0 / np.sqrt(var + eps)
+    vectors[...] = mean, gamma * inv_std, beta, inv_std
 
 
 def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:

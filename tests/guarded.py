@@ -159,8 +159,8 @@ def batch(shape: tuple[int, ...], dtype: Any) -> None:
 def channels(n: int, dtype: Any) -> None:
     """Launchers on numbers per channel."""
     statistics = np.abs(_values((3, n), np.float64, 8))
-    given = {"vectors": _unset(np.empty((3, n))), "statistics": statistics, "affine": statistics[:2].copy()}
-    check("inference_vectors", given | {"eps": 1e-5}, ("vectors", "statistics"), None)
+    given = {"vectors": _unset(np.empty((4, n))), "given": np.abs(_values((4, n), np.float64, 7)), "eps": 1e-5}
+    check("inference_vectors", given, ("vectors",), None)
     if dtype.itemsize > 2:
         mean, var = np.abs(_values((2, n), dtype, 9))
         given = {"mean": mean, "var": var, "statistics": statistics, "momentum": 0.9, "correction": 1.1}

@@ -346,7 +346,7 @@ def fork_while_compiling() -> None:
                 x[i] = value
 
         x = np.empty(3)
-        fill(x.dtype, x.size, x, 1.0)
+        fill.variant(x.dtype, x.size)(x, 1.0)
         assert x.sum() == 3
 
     def child() -> None:

@@ -73,7 +73,7 @@ _FILLS: dict[str, dict[str, slice]] = {
     "moments": {"statistics": slice(0, 2)},
     "normalize": {"y": slice(None)},
     "batch_norm": {"y": slice(None), "statistics": slice(None)},
-    "inference_vectors": {"vectors": slice(None), "statistics": slice(2, 3)},
+    "inference_vectors": {"vectors": slice(None)},
     "parameter_gradients": {"sums": slice(None)},
     "batch_norm_backward": {"dx": slice(None), "sums": slice(None)},
 }
@@ -84,7 +84,7 @@ def _random_batch(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any
     rng = np.random.default_rng(sum(shape))
     n_channels = shape[1]
     arrays = {name: rng.normal(3.0, 2.0, shape).astype(dtype) for name in ("x", "dy", "y", "dx")}
-    rows = {"statistics": 3, "affine": 2, "sums": 2, "vectors": 3}
+    rows = {"statistics": 3, "affine": 2, "given": 4, "sums": 2, "vectors": 4}
     arrays |= {name: rng.uniform(0.1, 2.0, (n, n_channels)) for name, n in rows.items()}
     return arrays | {"gamma": rng.normal(1.0, 0.5, n_channels), "eps": 1e-5}
 

@@ -139,9 +139,8 @@ def test_batch_norm_is_that_of_the_reference(cuda, shape, dtype):
     close(computed[3], expected[3], 1e-11)
     sums = both("parameter_gradients", cuda, [random(2, n_channels), dy, x, statistics])
     close(sums[1][0], sums[0][0], 1e-11)
-    vectors = both("inference_vectors", cuda, [random(3, n_channels), abs(random(3, n_channels)), affine, 1e-5])
+    vectors = both("inference_vectors", cuda, [random(4, n_channels), abs(random(4, n_channels)), 1e-5])
     close(vectors[1][0], vectors[0][0], 1e-14)
-    close(vectors[1][1], vectors[0][1], 1e-14)
 
 
 @pytest.mark.cuda

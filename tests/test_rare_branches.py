@@ -193,11 +193,11 @@ def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same(uncached) -> No
 
     launchers = sys.modules["normdrop._cpu.batch_norm"]
     assert batch_norm is not launchers
-    kernel = launch.Kernel(launchers._inference_vectors.function, "PPpf")
-    vectors, statistics = np.empty((3, 2)), np.array([[1.0, 2.0], [3.0, 8.0], [0.0, 0.0]])
-    kernel(np.dtype(np.float64), 0, vectors, statistics, np.array([[2.0, 3.0], [5.0, 6.0]]), 1.0)
+    kernel = launch.Kernel(launchers._inference_vectors.function, "Ppf")
+    vectors, given = np.empty((4, 2)), np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 3.0], [5.0, 6.0]])
+    kernel.variant(np.dtype(np.float64), 0)(vectors, given, 1.0)
     assert len(uncached) == 1
-    assert np.array_equal(vectors, [[1, 2], [1, 1], [5, 6]])
+    assert np.array_equal(vectors, [[1, 2], [1, 1], [5, 6], [0.5, 1 / 3]])
 
 
 @pytest.mark.jit
@@ -217,7 +217,7 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
     monkeypatch.setattr(half, "_has_half_instructions", lambda: False)
     fresh = launch.Kernel(kernels._mask_planes.function, kernels._mask_planes.arguments)
     y = np.full_like(x, 7)
-    fresh(kind, x.size, half.stored(y), half.stored(x), mask, 100, 0.5)
+    fresh.variant(kind, x.size)(half.stored(y), half.stored(x), mask, 100, 0.5)
     assert uncached
     with np.errstate(invalid="ignore"):
         nan = np.isnan(expected)

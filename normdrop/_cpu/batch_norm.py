@@ -63,44 +63,45 @@ def _plan(name: str, shape: tuple[int, ...], itemsize: int) -> Plan:
 def moments(statistics: Vectors, x: Array) -> None:
     """Fill mean and biased variance of each channel."""
     run, work = _plan("moments", x.shape, x.itemsize)
-    run(x.dtype, x.size, statistics, stored(x), scratch(work))
+    run.variant(x.dtype, x.size)(statistics, stored(x), scratch(work))
 
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:
     """y = (x - mean) * scale + shift per channel."""
     run, work = _plan("normalize", x.shape, x.itemsize)
-    run(x.dtype, x.size, stored(y), stored(x), vectors, scratch(work))
+    run.variant(x.dtype, x.size)(stored(y), stored(x), vectors, scratch(work))
 
 
 def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None:
     """Fill the statistics, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
     run, work = _plan("batch_norm", x.shape, x.itemsize)
-    run(x.dtype, x.size, stored(y), stored(x), statistics, affine, scratch(work), eps)
+    run.variant(x.dtype, x.size)(stored(y), stored(x), statistics, affine, scratch(work), eps)
 
 
 def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:
     """sums = [dgamma, dbeta]: sum dy * x_hat and sum dy per channel."""
     run, work = _plan("gradients", x.shape, x.itemsize)
-    run(x.dtype, x.size, sums, stored(dy), stored(x), statistics, scratch(work))
+    run.variant(x.dtype, x.size)(sums, stored(dy), stored(x), statistics, scratch(work))
 
 
 def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector) -> None:
     """Fill sums = [dgamma, dbeta], and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values each."""
     run, work = _plan("backward", x.shape, x.itemsize)
-    run(x.dtype, x.size, stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
+    run.variant(x.dtype, x.size)(stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
 
 
-@kernel("PPpf")
-def _inference_vectors(vectors: Any, statistics: Any, affine: Any, eps: Any) -> None:
-    """vectors = [mean, gamma * inv_std, beta], with statistics[2] = inv_std filled in. Serial: they are short."""
-    for c in range(statistics.shape[1]):
-        statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
-        vectors[0, c], vectors[1, c], vectors[2, c] = statistics[0, c], affine[0, c] * statistics[2, c], affine[1, c]
+@kernel("Ppf")
+def _inference_vectors(vectors: Any, given: Any, eps: Any) -> None:
+    """vectors = [mean, gamma * inv_std, beta, inv_std]; given = [mean, var, gamma, beta]. Serial: they are short."""
+    for c in range(given.shape[1]):
+        inv_std = 1.0 / np.sqrt(given[1, c] + eps)
+        vectors[0, c], vectors[1, c] = given[0, c], given[2, c] * inv_std
+        vectors[2, c], vectors[3, c] = given[3, c], inv_std
 
 
-def inference_vectors(vectors: Vectors, statistics: Vectors, affine: Vectors, eps: float) -> None:
-    """From mean and variance, fill in 1 / sqrt(variance + eps) and what `normalize` needs."""
-    _inference_vectors(_FLOAT64, 0, vectors, statistics, affine, eps)
+def inference_vectors(vectors: Vectors, given: Vectors, eps: float) -> None:
+    """Fill in what `normalize` needs, and 1 / sqrt(variance + eps)."""
+    _inference_vectors.variant(_FLOAT64, 0)(vectors, given, eps)
 
 
 @kernel("oopff")
@@ -118,4 +119,4 @@ def _update_running(mean: Any, var: Any, statistics: Any, momentum: Any, correct
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """running = momentum * running + (1 - momentum) * batch; what has no weight counts not even as a NaN."""
     if momentum < 1.0:
-        _update_running(mean.dtype, 0, mean, var, statistics, momentum, correction)
+        _update_running.variant(mean.dtype, 0)(mean, var, statistics, momentum, correction)

@@ -176,12 +176,12 @@ def _mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale:
 
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
     """Launch `_dropout`."""
-    _dropout(x.dtype, x.size, stored(y), stored(x), key[0], key[1], call, threshold, scale)
+    _dropout.variant(x.dtype, x.size)(stored(y), stored(x), key[0], key[1], call, threshold, scale)
 
 
 def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
     """Launch `_keep_mask`."""
-    _keep_mask(_BOOL, mask.size, mask, key[0], key[1], call, threshold, first)
+    _keep_mask.variant(_BOOL, mask.size)(mask, key[0], key[1], call, threshold, first)
 
 
 def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
@@ -189,7 +189,7 @@ def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
     _, n_shared, length = x.shape
     flat_y, flat_x, flat_mask = stored(y).reshape(-1), stored(x).reshape(-1), mask.reshape(-1)
     if length == 1 and n_shared > 1:
-        _mask_planes(x.dtype, x.size, flat_y, flat_x, flat_mask, n_shared, scale)
+        _mask_planes.variant(x.dtype, x.size)(flat_y, flat_x, flat_mask, n_shared, scale)
     else:
         length = x.size if n_shared == 1 else length
-        _mask_elements(x.dtype, x.size, flat_y, flat_x, flat_mask, n_shared, length, scale)
+        _mask_elements.variant(x.dtype, x.size)(flat_y, flat_x, flat_mask, n_shared, length, scale)

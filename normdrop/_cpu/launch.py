@@ -73,13 +73,10 @@ class Kernel:
         self.arguments = arguments
         self._compiled: dict[tuple[str, bool], Callable[..., None]] = {}
 
-    def __call__(self, dtype: np.dtype[Any], size: int, *arguments: Any) -> None:
-        """Run on `arguments`; on threads if `size` elements are worth it and it is safe."""
-        variant = (dtype.char, size >= PARALLEL_SIZE and parallel_is_safe())
-        compiled = self._compiled.get(variant)
-        if compiled is None:
-            compiled = self.compile(dtype, parallel=variant[1])
-        compiled(*arguments)
+    def variant(self, dtype: np.dtype[Any], size: int) -> Callable[..., None]:
+        """Return what runs for this dtype; on threads if `size` elements are worth it and it is safe."""
+        parallel = size >= PARALLEL_SIZE and parallel_is_safe()
+        return self._compiled.get((dtype.char, parallel)) or self.compile(dtype, parallel=parallel)
 
     def compile(self, dtype: np.dtype[Any], *, parallel: bool) -> Callable[..., None]:
         """Return the variant for this dtype, compiled or taken from the cache."""

@@ -105,4 +105,4 @@ def dropout_transposed(y: Array, x: Array, key: tuple[int, int], call: int, thre
     """Launch `_dropout_transposed`."""
     n_workers = threads() if x.size >= PARALLEL_SIZE else 1
     work = scratch((n_workers, (_WORDS + 3) // 4)).view(np.uint16).reshape(-1)
-    _dropout_transposed(x.dtype, x.size, stored(y), stored(x), *key, call, threshold, scale, work)
+    _dropout_transposed.variant(x.dtype, x.size)(stored(y), stored(x), *key, call, threshold, scale, work)

@@ -231,10 +231,10 @@ def batch_norm(y: DeviceArray, x: DeviceArray, statistics: DeviceArray, affine: 
     normalize(y, x, vectors)
 
 
-def inference_vectors(vectors: DeviceArray, statistics: DeviceArray, affine: DeviceArray, eps: float) -> None:
-    """From mean and variance, fill in 1 / sqrt(variance + eps) and what `normalize` needs."""
-    n_channels = statistics.shape[1]
-    merging.fill_vectors(_FLOAT64, n_blocks(n_channels, THREADS), vectors, statistics, affine, n_channels, eps)
+def inference_vectors(vectors: DeviceArray, given: DeviceArray, eps: float) -> None:
+    """Fill in what `normalize` needs, and 1 / sqrt(variance + eps)."""
+    n_channels = given.shape[1]
+    merging.fill_vectors(_FLOAT64, n_blocks(n_channels, THREADS), vectors, given, n_channels, eps)
 
 
 def parameter_gradients(sums: DeviceArray, dy: DeviceArray, x: DeviceArray, statistics: DeviceArray) -> None:

@@ -41,16 +41,10 @@ def merge_moments(
         if cuda.threadIdx.x == 0:
             statistics[c], statistics[n_channels + c] = mean, var
             if eps > 0.0:
-                finish(statistics, vectors, affine, c, n_channels, eps)
-
-
-@helper
-def finish(statistics: Any, vectors: Any, affine: Any, c: Any, n_channels: Any, eps: Any) -> None:
-    """statistics[2] = 1 / sqrt(variance + eps); vectors = [mean, gamma * that, beta], of channel c."""
-    inv_std = 1.0 / math.sqrt(statistics[n_channels + c] + eps)
-    statistics[2 * n_channels + c] = inv_std
-    vectors[c], vectors[n_channels + c] = statistics[c], affine[c] * inv_std
-    vectors[2 * n_channels + c] = affine[n_channels + c]
+                inv_std = 1.0 / math.sqrt(var + eps)
+                statistics[2 * n_channels + c] = inv_std
+                vectors[c], vectors[n_channels + c] = mean, affine[c] * inv_std
+                vectors[2 * n_channels + c] = affine[n_channels + c]
 
 
 @kernel("dddddnnnnn")
@@ -76,11 +70,13 @@ def merge_gradients(
                 vectors[3 * n_channels + c] = gamma[c] * inv_std
 
 
-@kernel("dddnf")
-def fill_vectors(vectors: Any, statistics: Any, affine: Any, n_channels: Any, eps: Any) -> None:
-    """`finish` for every channel. A thread per channel."""
+@kernel("ddnf")
+def fill_vectors(vectors: Any, given: Any, n_channels: Any, eps: Any) -> None:
+    """vectors = [mean, gamma * inv_std, beta, inv_std]; given = [mean, var, gamma, beta]. A thread per channel."""
     for c in range(cuda.grid(1), n_channels, cuda.gridsize(1)):
-        finish(statistics, vectors, affine, c, n_channels, eps)
+        inv_std = 1.0 / math.sqrt(given[n_channels + c] + eps)
+        vectors[c], vectors[n_channels + c] = given[c], given[2 * n_channels + c] * inv_std
+        vectors[2 * n_channels + c], vectors[3 * n_channels + c] = given[3 * n_channels + c], inv_std
 
 
 @kernel("xxdnff")

@@ -81,12 +81,20 @@ def _channel_axis(x: Array, channel_axis: int) -> int:
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
 
 
-def _affine(gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
-    """[gamma, beta] in float64, where `x` is, after checks."""
-    affine: Vectors = _device.empty((2, n_channels), _FLOAT64, x)
-    affine[0] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
-    affine[1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
-    return affine
+def _affine(gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> list[Any]:
+    """Gamma and beta, after checks."""
+    return [
+        1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x),
+        0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x),
+    ]
+
+
+def _rows(values: list[Any], n_channels: int, x: Array) -> Vectors:
+    """Vectors per channel, or numbers for all channels, as rows in float64, where `x` is."""
+    rows: Vectors = _device.empty((len(values), n_channels), _FLOAT64, x)
+    for row, value in enumerate(values):
+        rows[row] = value
+    return rows
 
 
 def _scale(gamma: Array | None, n_channels: int, x: Array) -> Vector:
@@ -179,7 +187,7 @@ def batch_norm(
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    affine = _affine(gamma, beta, n_channels, x)
+    affine = _rows(_affine(gamma, beta, n_channels, x), n_channels, x)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(
@@ -343,22 +351,21 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = _channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    statistics: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
-    statistics[0] = _checks.channels(mean, "mean", n_channels, x)
-    statistics[1] = _checks.channels(var, "var", n_channels, x)
-    _checks.not_negative(statistics[1], "var")
-    affine = _affine(gamma, beta, n_channels, x)
+    mean, var = _checks.channels(mean, "mean", n_channels, x), _checks.channels(var, "var", n_channels, x)
+    given = _rows([mean, var, *_affine(gamma, beta, n_channels, x)], n_channels, x)
+    _checks.not_negative(given[1], "var")
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     keep_x = _checks.flag(keep_x, "keep_x")
     dense, layout = _layout.dense(x)
     backend = _backend.select(x)
-    vectors: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
-    backend.inference_vectors(vectors, statistics, affine, eps)
+    vectors: Vectors = _device.empty((4, n_channels), _FLOAT64, x)
+    backend.inference_vectors(vectors, given, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
         kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
+        statistics = _rows([given[0], given[1], vectors[3]], n_channels, x)
         context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
     y, buffer = _layout.target(x, layout, out)
     if x.size:
