@@ -1,4 +1,4 @@
-"""Batch normalization without state: training and inference, forward and backward."""
+"""Batch normalization by the statistics of the batch, without state, forward and backward."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _layout, _overlap
+from normdrop.functional import per_channel
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
-
-_FLOAT64 = np.dtype(np.float64)
 
 
 class BatchNormContext(NamedTuple):
@@ -52,65 +51,6 @@ class BatchNormContext(NamedTuple):
         shape = _checks.array(self.x, "x").shape
         n_channels = shape[self.channel_axis]
         return math.prod(shape) // n_channels if n_channels else 0
-
-
-class InferenceContext(NamedTuple):
-    """What `batch_norm_inference_backward` needs; without x, no parameter gradients."""
-
-    shape: tuple[int, ...]
-    """Shape of x."""
-    dtype: np.dtype[Any]
-    """Dtype of x."""
-    scale: Vector
-    """gamma / sqrt(var + eps), shape (C,)."""
-    channel_axis: int
-    """Axis of the channels, from 0 to ndim - 1."""
-    x: Array | None = None
-    """The input, kept only on request."""
-    statistics: Vectors | None = None
-    """The given mean and variance, and 1 / sqrt(var + eps), shape (3, C); kept with x."""
-    gamma: Array | None = None
-    """The scale that was applied, kept with x."""
-
-
-def _channel_axis(x: Array, channel_axis: int) -> int:
-    if type(channel_axis) is int and 0 <= channel_axis < x.ndim >= 2:
-        return channel_axis
-    if x.ndim < 2:
-        raise ValueError(f"x must have at least two axes, a batch axis and a channel axis; got shape {x.shape}")
-    return _checks.axis(channel_axis, "channel_axis", x.ndim)
-
-
-def _affine(gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> list[Any]:
-    """Gamma and beta, after checks."""
-    return [
-        1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x),
-        0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x),
-    ]
-
-
-def _rows(values: list[Any], n_channels: int, x: Array) -> Vectors:
-    """Vectors per channel, or numbers for all channels, as rows in float64, where `x` is."""
-    rows: Vectors = _device.empty((len(values), n_channels), _FLOAT64, x)
-    for row, value in enumerate(values):
-        rows[row] = value
-    return rows
-
-
-def _scale(gamma: Array | None, n_channels: int, x: Array) -> Vector:
-    """Gamma in float64, where `x` is, after checks."""
-    if gamma is not None:
-        return _checks.channels(gamma, "gamma", n_channels, x).astype(_FLOAT64)
-    ones: Vector = _device.empty((n_channels,), _FLOAT64, x)
-    ones.fill(1.0)
-    return ones
-
-
-def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
-    """Dtype of the gradients of gamma and beta."""
-    if gamma is not None:
-        return _checks.array(gamma, "gamma").dtype
-    return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
 
 
 def batch_norm(
@@ -185,9 +125,9 @@ def batch_norm(
     array([ 2., 20.])
     """
     x = _checks.array(x, "x")
-    channel_axis = _channel_axis(x, channel_axis)
+    channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    affine = _rows(_affine(gamma, beta, n_channels, x), n_channels, x)
+    affine = per_channel.rows(x, n_channels, gamma=gamma, beta=beta)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(
@@ -199,7 +139,7 @@ def batch_norm(
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
     y, buffer = _layout.target(x, layout, out)
-    statistics: Vectors = _device.empty((3, n_channels), _FLOAT64, x)
+    statistics = per_channel.empty(3, n_channels, x)
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
@@ -267,7 +207,7 @@ def batch_norm_backward(
     dy = layout.conform(dy)
     dx, buffer = _layout.target(x, layout, out)
     axis = context.channel_axis
-    sums: Vectors = _device.empty((2, x.shape[axis]), _FLOAT64, x)
+    sums = per_channel.empty(2, x.shape[axis], x)
     if x.size:
         fold = layout.fold(x.shape, axis)
         _backend.select(x).batch_norm_backward(
@@ -276,174 +216,9 @@ def batch_norm_backward(
             layout.folded(x, fold),
             sums,
             _checks.array(context.statistics, "statistics"),
-            _scale(context.gamma, x.shape[axis], x),
+            per_channel.scale(context.gamma, x.shape[axis], x),
         )
     else:
         sums.fill(0.0)
-    dgamma, dbeta = _gradients(sums, x, context.gamma)
-    return _layout.finish(dx, buffer), dgamma, dbeta
-
-
-def _gradients(sums: Vectors, x: Array, gamma: Array | None) -> tuple[Array, Array]:
-    """[dgamma, dbeta] in the dtype of gamma."""
-    dgamma, dbeta = sums.astype(_parameter_dtype(x, gamma))
-    return _device.native(dgamma), _device.native(dbeta)
-
-
-def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
-    x: Array,
-    mean: Array,
-    var: Array,
-    gamma: Array | None = None,
-    beta: Array | None = None,
-    *,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    keep_x: bool = False,
-    out: Array | None = None,
-) -> tuple[Array, InferenceContext]:
-    r"""Normalize each channel by given statistics, such as running ones.
-
-    .. math:: y = \gamma_c \, \frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \epsilon}} + \beta_c
-
-    Parameters
-    ----------
-    x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
-        Input; any strides. Not modified unless it is also `out`.
-    mean, var : ndarray of floats, shape (C,)
-        Statistics; `var` must not be negative.
-    gamma, beta : ndarray of floats, shape (C,), optional
-        Scale and shift; ``None`` means ones and zeros.
-    eps : float, default 1e-5
-        Added to the variance. Positive.
-    channel_axis : int, default 1
-        Axis of the channels: 1 for channels-first, -1 for channels-last.
-    keep_x : bool, default False
-        Whether the context keeps `x`, which only the gradients of `gamma` and `beta` need.
-    out : ndarray, shape and dtype of `x`, optional
-        Where to write `y`. It may be `x`; with `keep_x`, a copy of `x` is then kept.
-
-    Returns
-    -------
-    y : ndarray
-        Shape, dtype and memory order of `x`, or `out`.
-    context : InferenceContext
-        For `batch_norm_inference_backward`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong type, dtype, shape or range.
-
-    References
-    ----------
-    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, Algorithm 2.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from normdrop import functional
-    >>> x = np.array([[1.0], [3.0]])
-    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
-    >>> np.round(y, 6).ravel()
-    array([0., 1.])
-    """
-    x = _checks.array(x, "x")
-    channel_axis = _channel_axis(x, channel_axis)
-    n_channels = x.shape[channel_axis]
-    mean, var = _checks.channels(mean, "mean", n_channels, x), _checks.channels(var, "var", n_channels, x)
-    given = _rows([mean, var, *_affine(gamma, beta, n_channels, x)], n_channels, x)
-    _checks.not_negative(given[1], "var")
-    eps = _checks.eps(eps)
-    if out is not None:
-        out = _checks.out(out, x, [("x", x)])
-    keep_x = _checks.flag(keep_x, "keep_x")
-    dense, layout = _layout.dense(x)
-    backend = _backend.select(x)
-    vectors: Vectors = _device.empty((4, n_channels), _FLOAT64, x)
-    backend.inference_vectors(vectors, given, eps)
-    context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
-    if keep_x:
-        kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
-        statistics = _rows([given[0], given[1], vectors[3]], n_channels, x)
-        context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
-    y, buffer = _layout.target(x, layout, out)
-    if x.size:
-        fold = layout.fold(x.shape, channel_axis)
-        backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
-    return _layout.finish(y, buffer), context
-
-
-def batch_norm_inference_backward(
-    dy: Array, context: InferenceContext, *, out: Array | None = None
-) -> tuple[Array, Array | None, Array | None]:
-    r"""Gradients of batch normalization with given (frozen) statistics.
-
-    .. math:: dx = \frac{\gamma_c}{\sqrt{\mathrm{var}_c + \epsilon}} \, dy
-
-    Parameters
-    ----------
-    dy : ndarray, shape and dtype of the forward pass's `x`
-        Gradient with respect to `y`; not modified unless it is also `out`.
-    context : InferenceContext
-        What `batch_norm_inference` returned.
-    out : ndarray, shape and dtype of `dy`, optional
-        Where to write `dx`. It may be `dy`.
-
-    Returns
-    -------
-    dx : ndarray
-        Shape, dtype and memory order of `dy`, or `out`.
-    dgamma, dbeta : ndarray, shape (C,), or None
-        ``None`` unless the forward pass was asked to keep `x`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `dy` or `out` does not match the forward pass.
-
-    References
-    ----------
-    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, section 3.1 (inference is a fixed linear map).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from normdrop import functional
-    >>> x = np.array([[1.0], [3.0]])
-    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
-    >>> dx, dgamma, dbeta = functional.batch_norm_inference_backward(np.ones((2, 1)), context)
-    >>> np.round(dx, 6).ravel(), dgamma
-    (array([0.5, 0.5]), None)
-    """
-    if not isinstance(context, InferenceContext):
-        raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
-    dy = _checks.gradient(dy, context.shape, context.dtype)
-    scale = _checks.array(context.scale, "scale")
-    _checks.same_place(dy, "dy", scale, "the forward pass's x")
-    dgamma: Array | None = None
-    dbeta: Array | None = None
-    kept = None if context.x is None else _checks.array(context.x, "x")
-    if out is not None:
-        out = _checks.out(out, dy, [("dy", dy)] if kept is None else [("dy", dy), ("x", kept)])
-    backend, axis = _backend.select(dy), context.channel_axis
-    if kept is not None:
-        x, layout = _layout.dense(kept)
-        sums: Vectors = _device.empty((2, scale.size), _FLOAT64, x)
-        if x.size:
-            fold = layout.fold(x.shape, axis)
-            folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
-            statistics = _checks.array(context.statistics, "statistics")
-            backend.parameter_gradients(sums, folded_dy, folded_x, statistics)
-        else:
-            sums.fill(0.0)
-        dgamma, dbeta = _gradients(sums, x, context.gamma)
-    dy, layout = _layout.dense(dy)
-    dx, buffer = _layout.target(dy, layout, out)
-    if dy.size:
-        vectors: Vectors = _device.empty((3, scale.size), _FLOAT64, dy)
-        vectors.fill(0.0)
-        vectors[1] = scale
-        fold = layout.fold(dy.shape, axis)
-        backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
+    dgamma, dbeta = per_channel.gradients(sums, x, context.gamma)
     return _layout.finish(dx, buffer), dgamma, dbeta
