@@ -10,10 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import (
-    _device,
-    _process,  # noqa: F401  # its fork hook must be in place before any fork
-)
+from normdrop import _device, _process
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -61,11 +58,5 @@ def select(x: Array) -> Backend:
     name = "cpu" if _device.on_host(x) else "cuda"
     backend = _serving.get(name)
     if backend is None:
-        backend = _serving[name] = cast(Backend, _cpu() if name == "cpu" else _device.backend())
+        backend = _serving[name] = cast(Backend, _process.load("normdrop._cpu") if name == "cpu" else _device.backend())
     return backend
-
-
-def _cpu() -> Any:
-    from normdrop import _cpu
-
-    return _cpu

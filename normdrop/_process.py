@@ -1,25 +1,50 @@
-"""Whether this process was forked since normdrop was imported; a leaf that every import of normdrop brings in."""
+"""Forks: what waits before one, and whether one has happened; a leaf that every import of normdrop brings in."""
 
 from __future__ import annotations
 
 import os
+import threading
+from importlib import import_module
 from typing import Any
 
 _forked = False
-_locks: list[Any] = []
+_loading = threading.RLock()
+_locks: list[Any] = [_loading]
 _held: list[Any] = []
+_registered = False
+
+
+def load(name: str) -> Any:
+    """Import a module while every fork waits, and return it.
+
+    A child lacks the thread that was in the midst of an import, and would wait for ever for that module.
+    """
+    import logging  # noqa: F401  # so that its hook at a fork is there before ours
+
+    _register()
+    with _loading:
+        return import_module(name)
 
 
 def wait_before_fork(lock: Any) -> None:
-    """Let every later fork wait for a reentrant lock, in this order.
+    """Let every later fork wait for a reentrant lock, too, after those before it.
 
     What another thread does under it is then finished in the child, where that thread is missing: a lock that it held
-    would be held for ever. Locks that earlier imports take at a fork, as `logging` does, are taken after this one, so
-    that the other thread may still need them.
+    would be held for ever.
     """
-    if not _locks and hasattr(os, "register_at_fork"):  # hooks before a fork run in the reverse order
-        os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_let_go)
     _locks.append(lock)
+    _register()
+
+
+def _register() -> None:
+    """Put the hooks in place, after that of `logging`: of hooks before a fork, the last to be registered runs first.
+
+    A thread that loads or compiles may need the lock of `logging`; the forking thread must not take it and then wait.
+    """
+    global _registered
+    if not _registered and hasattr(os, "register_at_fork"):
+        _registered = True
+        os.register_at_fork(before=_before_fork, after_in_parent=_let_go, after_in_child=_let_go)
 
 
 def _before_fork() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks
+from normdrop import _checks, _process
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
 
@@ -62,9 +62,8 @@ def warmup(
     parallel = _checks.flag(parallel, "parallel")
     if progress is None:
         progress = sys.stderr.isatty()
-    from normdrop._cpu.compilations import compilations
 
-    jobs = list(compilations(names, wanted, parallel=parallel))
+    jobs = list(_process.load("normdrop._cpu.compilations").compilations(names, wanted, parallel=parallel))
     with _bar(_checks.flag(progress, "progress"), len(jobs)) as advance:
         for job in jobs:
             job()

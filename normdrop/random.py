@@ -21,11 +21,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from normdrop import _checks
+from normdrop import _checks, _process
 
 if TYPE_CHECKING:  # NumPy imports its random module on first use, which takes as long as importing normdrop
     from numpy.random import Generator, SeedSequence
@@ -36,6 +37,12 @@ RNG: TypeAlias = "int | SeedSequence | Generator | MaskStream | None"
 __all__ = ["MaskStream", "seed"]
 
 _MAX_CALL = 2**63  # the top bit of the fourth counter word selects the second 16 bits of a tie
+
+
+@cache
+def _import_numpy_random() -> None:
+    """Import what `np.random` would import on its own, without regard to forks."""
+    _process.load("numpy.random")
 
 
 # The thread that holds a lock may ask for it again: a signal handler or a finalizer can run between two lines, in the
@@ -52,6 +59,8 @@ class _DefaultSource:
         self._seeded = False
 
     def reset(self, n: int | None) -> None:
+        if n is not None:
+            _import_numpy_random()  # not under the lock, which no import must wait for
         with self._lock:
             self._seeded = n is not None
             self._root = None if n is None else np.random.SeedSequence(n)
@@ -115,6 +124,7 @@ def _seed_sequence(rng: int | SeedSequence | None) -> SeedSequence:
 
 def check_rng(rng: object) -> None:
     """Refuse what is none of the kinds of `rng`; nothing is drawn."""
+    _import_numpy_random()
     if rng is None or isinstance(rng, MaskStream):  # the usual ones first
         return
     if isinstance(rng, (np.random.SeedSequence, np.random.Generator)):

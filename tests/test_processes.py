@@ -175,6 +175,52 @@ assert asked.is_set()
 
 
 @needs_fork
+@pytest.mark.parametrize(
+    ("module", "task"),
+    [
+        ("numba", "normdrop.Dropout(0.5)(np.ones(9))"),
+        ("numba", "normdrop.warmup('dropout')"),
+        ("numpy.random", "normdrop.Dropout(0.5)"),
+    ],
+)
+def test_fork_waits_until_no_other_thread_imports(in_subprocess: Callable[..., str], module: str, task: str) -> None:
+    """The child has no such thread, and would wait for ever for the module."""
+    in_subprocess(
+        f"""
+import os, signal, sys, threading
+import numpy as np
+import normdrop
+
+importing, forked = threading.Event(), threading.Event()
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "{module}" and not importing.is_set():
+            import logging  # at the latest here, and so with its hook
+            importing.set()
+            late.append(forked.wait(0.5))
+            logging.getLogger("nobody asked before")
+
+late = []
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=lambda: {task})
+thread.start()
+importing.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    {task}
+    os._exit(0)
+forked.set()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+thread.join()
+assert late == [False]
+""",
+        timeout=100,
+    )
+
+
+@needs_fork
 def test_pool_of_forked_workers_works(in_subprocess: Callable[..., str]) -> None:
     in_subprocess(
         WORK
