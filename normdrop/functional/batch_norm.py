@@ -127,7 +127,7 @@ def batch_norm(
     x = _checks.array(x, "x")
     channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    affine = per_channel.rows(x, n_channels, gamma=gamma, beta=beta)
+    affine = per_channel.rows(2, gamma, beta, n_channels, x)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(

@@ -95,7 +95,9 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    given = per_channel.rows(x, n_channels, mean=mean, var=var, gamma=gamma, beta=beta)
+    given = per_channel.rows(4, gamma, beta, n_channels, x)
+    given[0] = _checks.channels(mean, "mean", n_channels, x)
+    given[1] = _checks.channels(var, "var", n_channels, x)
     _checks.not_negative(given[1], "var")
     eps = _checks.eps(eps)
     if out is not None:

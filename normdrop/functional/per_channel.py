@@ -14,7 +14,6 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
 _FLOAT64 = np.dtype(np.float64)
-_MISSING = {"gamma": 1.0, "beta": 0.0}
 
 
 def empty(n_rows: int, n_channels: int, x: Array) -> Vectors:
@@ -32,13 +31,12 @@ def axis(x: Array, channel_axis: int) -> int:
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
 
 
-def rows(x: Array, n_channels: int, **vectors: Array | None) -> Vectors:
-    """Return vectors as rows of float64, where `x` is, after checks; ones for no gamma, zeros for no beta."""
-    taken = empty(len(vectors), n_channels, x)
-    for row, (name, values) in enumerate(vectors.items()):
-        missing = values is None and name in _MISSING
-        taken[row] = _MISSING[name] if missing else _checks.channels(values, name, n_channels, x)
-    return taken
+def rows(n_rows: int, gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
+    """Return rows of float64, where `x` is; the last two hold gamma and beta, after checks, else ones and zeros."""
+    vectors: Vectors = _device.empty((n_rows, n_channels), _FLOAT64, x)
+    vectors[n_rows - 2] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
+    vectors[n_rows - 1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
+    return vectors
 
 
 def scale(gamma: Array | None, n_channels: int, x: Array) -> Vector:
