@@ -1,14 +1,21 @@
-"""Forks: what waits before one, and whether one has happened; a leaf that every import of normdrop brings in."""
+"""Forks and interrupts: what a fork waits for, whether there was one, and what cannot be begun again in its midst.
+
+A leaf that every import of normdrop brings in.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 _forked = False
 _loading = threading.RLock()
+_busy: set[Any] = set()
 _locks: list[Any] = [_loading]
 _held: list[Any] = []
 _registered = False
@@ -19,11 +26,33 @@ def load(name: str) -> Any:
 
     A child lacks the thread that was in the midst of an import, and would wait for ever for that module.
     """
-    import logging  # noqa: F401  # so that its hook at a fork is there before ours
+    module = sys.modules.get(name)
+    if module is not None and not getattr(module.__spec__, "_initializing", False):
+        return module
+    with not_within(_loading, "importing Numba or NumPy's random module"):
+        import logging  # noqa: F401  # so that its hook at a fork is there before ours
 
-    _register()
-    with _loading:
+        _register()
         return import_module(name)
+
+
+@contextmanager
+def not_within(lock: Any, doing: str) -> Iterator[None]:
+    """Hold a reentrant lock, and refuse to hold it twice: what is done under it cannot be begun again in its midst.
+
+    The same thread can come here twice only by a signal handler or a finalizer, which Python runs between two lines.
+    """
+    with lock:
+        if lock in _busy:
+            raise RuntimeError(
+                f"a signal handler or a finalizer called normdrop while its thread was {doing}; call normdrop.warmup() "
+                "and make a layer before, or let it only note what is to be done"
+            )
+        _busy.add(lock)
+        try:
+            yield
+        finally:
+            _busy.discard(lock)
 
 
 def wait_before_fork(lock: Any) -> None:

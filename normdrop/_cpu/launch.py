@@ -80,10 +80,12 @@ class Kernel:
 
     def compile(self, dtype: np.dtype[Any], *, parallel: bool) -> Callable[..., None]:
         """Return the variant for this dtype, compiled or taken from the cache."""
+        variant = (dtype.char, parallel)
         with _lock:
-            variant = (dtype.char, parallel)
             if variant not in self._compiled:
-                self._compiled[variant] = _compile(self.function, _signature(self.arguments, dtype), dtype, parallel)
+                with _process.not_within(_lock, "compiling or loading a kernel"):
+                    signature = _signature(self.arguments, dtype)
+                    self._compiled[variant] = _compile(self.function, signature, dtype, parallel)
             return self._compiled[variant]
 
 
