@@ -186,12 +186,16 @@ assert asked.is_set()
 )
 def test_fork_waits_until_no_other_thread_imports(in_subprocess: Callable[..., str], module: str, task: str) -> None:
     """The child has no such thread, and would wait for ever for the module."""
-    in_subprocess(
+    said = in_subprocess(
         f"""
-import os, signal, sys, threading
+import os, signal, sys, threading, warnings
 import numpy as np
 import normdrop
 
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of fork beside threads
+if "{module}" in sys.modules:
+    print("imported")
+    sys.exit()
 importing, forked = threading.Event(), threading.Event()
 
 class Slow:
@@ -219,6 +223,8 @@ assert late == [False]
 """,
         timeout=100,
     )
+    if said:
+        pytest.skip(f"this version of NumPy imports {module} with itself")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a timer that sends signals")
