@@ -33,6 +33,20 @@ def test_a_stream_lock_that_was_held_at_a_fork_is_free_in_the_child(monkeypatch)
     assert "forked" in launch.explain_parallel()[1]
 
 
+def test_what_is_done_under_a_lock_is_not_begun_again_in_its_midst() -> None:
+    lock = threading.RLock()
+    again = _process.not_within(lock, "reading")
+    with _process.not_within(lock, "reading"), pytest.raises(RuntimeError, match="while its thread was reading; call"):
+        again.__enter__()
+    with _process.not_within(lock, "reading"):
+        pass
+
+
+def test_a_flag_may_be_a_bool_of_numpy() -> None:
+    assert _checks.flag(np.True_, "keep_x") is True
+    assert _checks.flag(np.False_, "keep_x") is False
+
+
 def test_a_child_of_an_unseeded_process_makes_keys_of_its_own() -> None:
     normdrop.seed(None)
     normdrop.MaskStream()
