@@ -207,19 +207,19 @@ def test_cpu_description_names_a_processor_and_a_width() -> None:
     assert safe or launch.threads() == 1
 
 
-@pytest.mark.parametrize("name", ["load", "store", "keep_group", "lane_bits"])
+@pytest.mark.parametrize("name", ["load", "store", "draw", "lane_bits"])
 def test_functions_of_vectors_let_llvm_use_its_widest_registers(name: str) -> None:
     """Without these two words LLVM splits 512-bit vectors in halves where it would rather clock higher."""
     import numba
 
-    from normdrop._cpu.mask_law import keep_group
+    from normdrop._cpu.mask_law import draw, kept
     from normdrop._cpu.memory import load, splat_for, store
     from normdrop._cpu.simd import lane_bits, sum_lanes
 
     functions = {
         "load": (lambda x: sum_lanes(load(x, np.uint64(0))), "float64(float64[::1])"),
         "store": (lambda x: store(x, np.uint64(0), splat_for(x, 1.0)), "void(float64[::1])"),
-        "keep_group": (lambda k: keep_group(k, k, k, k, k)[0], "uint16(uint64)"),
+        "draw": (lambda k: kept(draw(k, k, k, k, k)[0], k)[0], "uint16(int64)"),
         "lane_bits": (lambda words: lane_bits(words, np.uint64(0), np.uint64(3)), "uint16(uint16[::1])"),
     }
     function, signature = functions[name]

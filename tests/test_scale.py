@@ -67,8 +67,8 @@ def runs_of(y, x, width, task):
 
 
 @njit
-def draw(words, stride, places, law):
-    transposed._draw(words, stride, places, law)
+def draw(words, stride, places, drawn, law):
+    transposed._draw(words, stride, places, drawn, law)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -173,7 +173,8 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
         every = range(*bounds)
         return [every[i] for i in some(len(every))] if len(every) > 8 else list(every)
 
-    def record(words: Any, stride: int, places: tuple[int, ...], law: Any) -> None:
+    def record(words: Any, stride: int, places: tuple[int, ...], bits: Any, law: Any) -> None:
+        assert len(bits) == 16
         assert stride >= places[3] + LANES
         assert -(-places[2] // LANES) * stride <= len(words)
         drawn.append(places)
@@ -239,8 +240,8 @@ def test_every_element_of_a_group_far_along_follows_the_plain_law(backend, group
 def test_words_of_columns_far_apart_hold_the_bits_of_their_elements(first, length) -> None:
     key, call, threshold = (1, 2), 2**33 + 1, 1 << 30
     n, n_columns = 100, 9
-    words = np.zeros((7, n_columns + LANES), np.uint16)
-    draw(words.reshape(-1), n_columns + LANES, (first, length, n, n_columns), (*key, call, threshold))
+    words, drawn = np.zeros((7, n_columns + LANES), np.uint16), np.zeros(16, np.uint16)
+    draw(words.reshape(-1), n_columns + LANES, (first, length, n, n_columns), drawn, (*key, call, threshold))
     for q in range(n_columns):
         expected = np.empty(n, np.bool_)
         _reference.keep_mask(expected, key, call, threshold, first + q * length)

@@ -10,7 +10,7 @@ from numba import prange
 
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.mask_law import GROUP, group_bits, is_kept
+from normdrop._cpu.mask_law import GROUP, PAIR, draw, kept
 from normdrop._cpu.memory import (
     STREAM_ALIGNMENT,
     address,
@@ -29,48 +29,88 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 _BOOL = np.dtype(np.bool_)
-_CHUNK = 128 * GROUP  # elements per task
+_PAIRS = 64  # pairs of groups per task
+_CHUNK = _PAIRS * PAIR  # elements per task
+
+
+@helper
+def _keep_draws(y: Any, x: Any, i: Any, draws: Any, law: Any) -> None:
+    """y = scale * x where kept, else +0, on 32 elements from i; law = (threshold, scale 16 times, whether streamed)."""
+    threshold, factors, streaming = law
+    low, high = kept(draws, threshold)
+    put(y, i, keep(low, load(x, i) * factors), streaming)
+    put(y, i + LANES, keep(high, load(x, i + LANES) * factors), streaming)
+
+
+@helper
+def _keep_group(y: Any, x: Any, first: Any, draws: Any, law: Any) -> None:
+    """As `_keep_draws` on 128 elements; four calls, for LLVM does not always unroll a loop over a tuple."""
+    _keep_draws(y, x, first, draws[0], law)
+    _keep_draws(y, x, first + 2 * LANES, draws[1], law)
+    _keep_draws(y, x, first + 4 * LANES, draws[2], law)
+    _keep_draws(y, x, first + 6 * LANES, draws[3], law)
+
+
+@helper
+def _keep_part(y: Any, x: Any, first: Any, n: Any, draws: Any, law: Any) -> None:
+    """As `_keep_draws` on what there is of 256 elements."""
+    threshold, factors, _ = law
+    for k in range(PAIR // (2 * LANES)):
+        low, high = kept(draws[k], threshold)
+        i = first + 2 * LANES * k
+        if i < n:
+            store_part(y, i, keep(low, load_part(x, i, i, n) * factors), i, n)
+        if i + LANES < n:
+            store_part(y, i + LANES, keep(high, load_part(x, i + LANES, i + LANES, n) * factors), i + LANES, n)
 
 
 @kernel("oinnnnf")
 def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any) -> None:
-    """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of groups."""
+    """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of pairs of groups."""
     n = x.size
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
         streaming = streams(y, x) and address(y) % STREAM_ALIGNMENT == 0
         to, source = pointer(y, 0), pointer(x, 0)
-        for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), GROUP):
-            bits = group_bits(first // GROUP, key0, key1, call, threshold)
-            if first + GROUP <= n:
-                for k in range(GROUP // LANES):
-                    i = first + LANES * k
-                    put(to, i, keep(bits[k], load(source, i) * factors), streaming)
+        for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), PAIR):
+            draws = draw(first // PAIR, call, key0, key1, threshold)
+            law = threshold, factors, streaming
+            if first + PAIR <= n:
+                _keep_group(to, source, first, draws[:4], law)
+                _keep_group(to, source, first + GROUP, draws[4:], law)
             else:
-                for k in range(GROUP // LANES):
-                    i = first + LANES * k
-                    if i < n:
-                        store_part(to, i, keep(bits[k], load_part(source, i, i, n) * factors), i, n)
+                _keep_part(to, source, first, n, draws, law)
         fence()
+
+
+@helper
+def _set_group(mask: Any, first: Any, draws: Any, threshold: Any) -> None:
+    """mask[first : first + 128] = which are kept."""
+    for k in range(GROUP // (2 * LANES)):
+        low, high = kept(draws[k], threshold)
+        store_bits(mask, first + 2 * LANES * k, low)
+        store_bits(mask, first + 2 * LANES * k + LANES, high)
 
 
 @kernel("Mnnnnn")
 def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first: Any) -> None:
-    """mask[j] = whether the mask law keeps element first + j; flat. Parallel over chunks of groups."""
-    group0 = first // GROUP
-    offset = group0 * GROUP - first  # index in mask of the first group's first element, at most 0
-    n_groups = (mask.size - offset + GROUP - 1) // GROUP
-    for chunk in prange((n_groups + GROUP - 1) // GROUP):
+    """mask[j] = whether the mask law keeps element first + j; flat. Parallel over chunks of pairs of groups."""
+    pair0 = first // PAIR
+    offset = pair0 * PAIR - first  # index in mask of the first pair's first element, at most 0
+    n_pairs = (mask.size - offset + PAIR - 1) // PAIR
+    for chunk in prange((n_pairs + _PAIRS - 1) // _PAIRS):
         to = pointer(mask, 0)
-        for g in range(chunk * GROUP, min(chunk * GROUP + GROUP, n_groups)):
-            bits = group_bits(group0 + g, key0, key1, call, threshold)
-            start = offset + g * GROUP
-            if start >= 0 and start + GROUP <= mask.size:
-                for k in range(GROUP // LANES):
-                    store_bits(to, start + LANES * k, bits[k])
+        for p in range(chunk * _PAIRS, min(chunk * _PAIRS + _PAIRS, n_pairs)):
+            draws = draw(pair0 + p, call, key0, key1, threshold)
+            start = offset + p * PAIR
+            if start >= 0 and start + PAIR <= mask.size:
+                _set_group(to, start, draws[:4], threshold)
+                _set_group(to, start + GROUP, draws[4:], threshold)
             else:
-                for e in range(max(0, -start), min(GROUP, mask.size - start)):
-                    mask[start + e] = is_kept(bits, e)
+                for e in range(max(0, -start), min(PAIR, mask.size - start)):
+                    low, high = kept(draws[e // (2 * LANES)], threshold)
+                    bits = low if e % (2 * LANES) < LANES else high
+                    mask[start + e] = (bits >> (e % LANES)) & 1 != 0
 
 
 @helper

@@ -14,7 +14,7 @@ from numba import prange
 
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import PARALLEL_SIZE, helper, kernel, threads
-from normdrop._cpu.mask_law import GROUP, group_bits
+from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES, keep, lane_bits
@@ -24,19 +24,27 @@ Array = npt.NDArray[Any]
 
 _POSITIONS = 32 * LANES  # positions p per task
 _COLUMNS = 64 * LANES  # columns q per task
-_WORDS = (_POSITIONS // LANES) * (_COLUMNS + LANES)  # words per task; a vector may be read beyond the last column
+_DRAWN = PAIR // LANES  # words drawn at once
+_WORDS = _DRAWN + (_POSITIONS // LANES) * (_COLUMNS + LANES)  # per task; a vector may be read beyond the last column
 
 
 @helper
-def _draw(words: Any, stride: Any, places: Any, law: Any) -> None:
+def _draw_pair(drawn: Any, pair: Any, law: Any) -> None:
+    """drawn[k] = bits of elements 256 * pair + 16 k ... + 15; law = (key, key, call, threshold)."""
+    key0, key1, call, threshold = law
+    draws = draw(pair, call, key0, key1, threshold)
+    for k in range(_DRAWN // 2):
+        drawn[2 * k], drawn[2 * k + 1] = kept(draws[k], threshold)
+
+
+@helper
+def _draw(words: Any, stride: Any, places: Any, drawn: Any, law: Any) -> None:
     """words[k * stride + q] = bits of positions 16k ... 16k + 15 of column q; places = (first element, P, n, columns).
 
     Elements of a column are not aligned to words of the law, so that each word here is taken from two there.
     """
     first, length, n, n_columns = places
-    key0, key1, call, threshold = law
-    group = np.int64(-1)
-    bits = group_bits(0, key0, key1, call, threshold)
+    pair = np.int64(-1)
     for q in range(n_columns):
         start = first + q * length
         offset = start % LANES
@@ -44,10 +52,10 @@ def _draw(words: Any, stride: Any, places: Any, law: Any) -> None:
         for k in range(-1, (n + LANES - 1) // LANES):
             place = start // LANES + k + 1
             if offset > 0 or k < 0 or k * LANES + LANES < n:
-                if place * LANES // GROUP != group:
-                    group = place * LANES // GROUP
-                    bits = group_bits(group, key0, key1, call, threshold)
-                high = np.uint32(bits[place % (GROUP // LANES)])
+                if place * LANES // PAIR != pair:
+                    pair = place * LANES // PAIR
+                    _draw_pair(drawn, pair, law)
+                high = np.uint32(drawn[place % _DRAWN])
             else:
                 high = np.uint32(0)
             if k >= 0:
@@ -86,14 +94,15 @@ def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, thresho
     n_tasks = x.shape[0] * p_blocks * q_blocks
     n_workers = work.size // _WORDS
     for worker in prange(n_workers):
-        words = work[worker * _WORDS : worker * _WORDS + _WORDS]
+        words = work[worker * _WORDS + _DRAWN : worker * _WORDS + _WORDS]
+        drawn = work[worker * _WORDS : worker * _WORDS + _DRAWN]
         for task in range(worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers):
             a = task // (p_blocks * q_blocks)
             p0 = (task // q_blocks) % p_blocks * _POSITIONS
             q0 = task % q_blocks * _COLUMNS
             n, n_columns = min(_POSITIONS, p - p0), min(_COLUMNS, q - q0)
             stride = n_columns + LANES
-            _draw(words, stride, ((a * q + q0) * p + p0, p, n, n_columns), (key0, key1, call, threshold))
+            _draw(words, stride, ((a * q + q0) * p + p0, p, n, n_columns), drawn, (key0, key1, call, threshold))
             for e in range(n):
                 start = (a * p + p0 + e) * q + q0
                 law = e // LANES * stride, e % LANES, scale
