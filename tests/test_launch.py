@@ -212,9 +212,10 @@ def test_functions_of_vectors_let_llvm_use_its_widest_registers(name: str) -> No
     """Without these two words LLVM splits 512-bit vectors in halves where it would rather clock higher."""
     import numba
 
+    from normdrop._cpu.bits import lane_bits
     from normdrop._cpu.mask_law import draw, kept
     from normdrop._cpu.memory import load, splat_for, store
-    from normdrop._cpu.simd import lane_bits, sum_lanes
+    from normdrop._cpu.simd import sum_lanes
 
     functions = {
         "load": (lambda x: sum_lanes(load(x, np.uint64(0))), "float64(float64[::1])"),

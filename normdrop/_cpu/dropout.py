@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from normdrop._cpu.bits import keep, load_bits, store_bits
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.mask_law import GROUP, PAIR, draw, kept
@@ -15,14 +16,12 @@ from normdrop._cpu.memory import (
     STREAM_ALIGNMENT,
     address,
     load,
-    load_bits,
     load_part,
     pointer,
     splat_for,
-    store_bits,
     store_part,
 )
-from normdrop._cpu.simd import LANES, keep
+from normdrop._cpu.simd import LANES
 from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]

@@ -43,7 +43,8 @@ def _data(context: Any, builder: Any, x: Any, value: Any) -> Any:
     return value if isinstance(x, PointerType) else context.make_array(x)(context, builder, value).data
 
 
-def _pointer(context: Any, builder: Any, x: Any, value: Any, index: Any, target: ir.Type) -> Any:
+def place_of(context: Any, builder: Any, x: Any, value: Any, index: Any, target: ir.Type) -> Any:
+    """Code for the address of element `index`, as one of `target`."""
     keep_vectors_whole(builder)
     return builder.bitcast(builder.gep(_data(context, builder, x, value), [index]), target.as_pointer())
 
@@ -84,7 +85,7 @@ def item_size(x: Any) -> Any:
 
 def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = builder.load(_pointer(context, builder, x, args[0], args[1], vector_of(context, x.dtype)))
+        lanes = builder.load(place_of(context, builder, x, args[0], args[1], vector_of(context, x.dtype)))
         lanes.align = x.dtype.bitwidth // 8
         return half.read(builder, x.dtype, lanes)
 
@@ -100,7 +101,7 @@ def load(x: Any, i: Any) -> Any:
 def _store_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = half.written(builder, y.dtype, value.dtype, args[2])
-        stored = builder.store(lanes, _pointer(context, builder, y, args[0], args[1], lanes.type))
+        stored = builder.store(lanes, place_of(context, builder, y, args[0], args[1], lanes.type))
         stored.align = y.dtype.bitwidth // 8
         return context.get_dummy_value()
 
@@ -134,7 +135,7 @@ def _load_part_typing(_typing_context: Any, x: Any, i: Any, start: Any, stop: An
         vector = vector_of(context, x.dtype)
         array, i, start, stop = args
         arguments = [
-            _pointer(context, builder, x, array, i, vector),
+            place_of(context, builder, x, array, i, vector),
             ir.Constant(_I32, x.dtype.bitwidth // 8),
             _lanes_inside(builder, i, start, stop),
             ir.Constant(vector, None),
@@ -159,7 +160,7 @@ def _store_part_typing(_typing_context: Any, y: Any, i: Any, value: Any, start: 
         lanes = half.written(builder, y.dtype, value.dtype, lanes)
         arguments = [
             lanes,
-            _pointer(context, builder, y, array, i, lanes.type),
+            place_of(context, builder, y, array, i, lanes.type),
             ir.Constant(_I32, y.dtype.bitwidth // 8),
             _lanes_inside(builder, i, start, stop),
         ]
@@ -179,7 +180,7 @@ def store_part(y: Any, i: Any, value: Any, start: Any, stop: Any) -> None:
 def _element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         single = ir.VectorType(context.get_value_type(x.dtype), 1)
-        lanes = builder.load(_pointer(context, builder, x, args[0], args[1], single))
+        lanes = builder.load(place_of(context, builder, x, args[0], args[1], single))
         lanes.align = x.dtype.bitwidth // 8
         value = builder.extract_element(half.read(builder, x.dtype, lanes), ir.Constant(_I32, 0))
         return value if x.dtype == types.float64 else builder.fpext(value, ir.DoubleType())
@@ -213,7 +214,7 @@ def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = half.written(builder, y.dtype, value.dtype, args[2])
         n = STREAM_ALIGNMENT * 8 // y.dtype.bitwidth
-        first = _pointer(context, builder, y, args[0], args[1], ir.VectorType(lanes.type.element, n))
+        first = place_of(context, builder, y, args[0], args[1], ir.VectorType(lanes.type.element, n))
         for start in range(0, LANES, n):
             places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
             part = builder.shuffle_vector(lanes, lanes, places)
@@ -233,7 +234,7 @@ def stream(y: Any, i: Any, value: Any) -> None:
 
 def _prefetch_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _pointer(context, builder, x, args[0], args[1], _I8)
+        place = place_of(context, builder, x, args[0], args[1], _I8)
         flags = [ir.Constant(_I32, flag) for flag in (int(x.mutable), 2, 1)]
         arguments = [place, *flags]
         signature = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
@@ -259,36 +260,3 @@ def _address_typing(_typing_context: Any, x: Any) -> Any:
 def address(x: Any) -> Any:
     """Return the address of the array's first element."""
     return x.ctypes.data
-
-
-def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = builder.load(_pointer(context, builder, mask, args[0], args[1], ir.VectorType(_I8, LANES)))
-        data.align = 1
-        kept = builder.icmp_unsigned("!=", data, ir.Constant(data.type, None))
-        return builder.bitcast(kept, _I16)
-
-    return types.uint16(mask, types.uint64), codegen
-
-
-@compiled_as(_load_bits_typing)
-def load_bits(mask: Any, i: Any) -> Any:
-    """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
-    return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
-
-
-def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = ir.VectorType(_I8, LANES)
-        data = builder.zext(builder.bitcast(args[2], ir.VectorType(_I1, LANES)), vector)
-        stored = builder.store(data, _pointer(context, builder, mask, args[0], args[1], vector))
-        stored.align = 1
-        return context.get_dummy_value()
-
-    return types.void(mask, types.uint64, types.uint16), codegen
-
-
-@compiled_as(_store_bits_typing)
-def store_bits(mask: Any, i: Any, bits: Any) -> None:
-    """mask[i : i + 16] = the 16 bits, the lowest first."""
-    mask[int(i) : int(i) + LANES] = (int(bits) >> np.arange(LANES)) & 1 == 1

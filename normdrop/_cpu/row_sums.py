@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from normdrop._cpu.arithmetic import centered_lanes
+from normdrop._cpu.bits import keep
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import element, load, load_part, pointer, prefetch, store, store_part
-from normdrop._cpu.simd import LANES, keep, splat, widen
+from normdrop._cpu.simd import LANES, splat, widen
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance

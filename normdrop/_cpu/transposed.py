@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from normdrop._cpu.bits import keep, lane_bits
 from normdrop._cpu.half import stored
 from normdrop._cpu.launch import PARALLEL_SIZE, helper, kernel, threads
 from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
-from normdrop._cpu.simd import LANES, keep, lane_bits
+from normdrop._cpu.simd import LANES
 from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
