@@ -98,11 +98,35 @@ def load(x: Any, i: Any) -> Any:
     return half.to_values(x[int(i) : int(i) + LANES])
 
 
+def _pieces(builder: Any, lanes: Any, n: int) -> list[Any]:
+    """Code for a vector in pieces of at most n lanes."""
+    if n >= lanes.type.count:
+        return [lanes]
+    starts = range(0, lanes.type.count, n)
+    places = [[ir.Constant(_I32, start + k) for k in range(n)] for start in starts]
+    return [builder.shuffle_vector(lanes, lanes, ir.Constant(ir.VectorType(_I32, n), place)) for place in places]
+
+
+def _stored(context: Any, builder: Any, y: Any, value: Any, args: Any, n: int) -> list[Any]:
+    """Code to store args = (y, i, lanes of `value`'s type) in pieces of at most n lanes: the instructions.
+
+    Float64 becomes float32 by halves: they come from two registers, and to join them would take one more step.
+    """
+    array, i, lanes = args
+    first, offset, stores = place_of(context, builder, y, array, i, vector_of(context, y.dtype).element), 0, []
+    by_halves = value.dtype == types.float64 and y.dtype == types.float32
+    for part in _pieces(builder, lanes, LANES // 2 if by_halves else LANES):
+        for piece in _pieces(builder, half.written(builder, y.dtype, value.dtype, part), n):
+            place = builder.gep(first, [ir.Constant(_I64, offset)])
+            stores.append(builder.store(piece, builder.bitcast(place, piece.type.as_pointer())))
+            offset += piece.type.count
+    return stores
+
+
 def _store_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = half.written(builder, y.dtype, value.dtype, args[2])
-        stored = builder.store(lanes, place_of(context, builder, y, args[0], args[1], lanes.type))
-        stored.align = y.dtype.bitwidth // 8
+        for stored in _stored(context, builder, y, value, args, LANES):
+            stored.align = y.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(y, types.uint64, value), codegen
@@ -212,13 +236,7 @@ def splat_for(x: Any, value: Any) -> Any:
 
 def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = half.written(builder, y.dtype, value.dtype, args[2])
-        n = STREAM_ALIGNMENT * 8 // y.dtype.bitwidth
-        first = place_of(context, builder, y, args[0], args[1], ir.VectorType(lanes.type.element, n))
-        for start in range(0, LANES, n):
-            places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
-            part = builder.shuffle_vector(lanes, lanes, places)
-            stored = builder.store(part, builder.gep(first, [ir.Constant(_I32, start // n)]))
+        for stored in _stored(context, builder, y, value, args, STREAM_ALIGNMENT * 8 // y.dtype.bitwidth):
             stored.align = STREAM_ALIGNMENT
             stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
         return context.get_dummy_value()
