@@ -33,7 +33,7 @@ def axis(x: Array, channel_axis: int) -> int:
 
 def rows(n_rows: int, gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
     """Return rows of float64, where `x` is; the last two hold gamma and beta, after checks, else ones and zeros."""
-    vectors: Vectors = _device.empty((n_rows, n_channels), _FLOAT64, x)
+    vectors = empty(n_rows, n_channels, x)
     vectors[n_rows - 2] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
     vectors[n_rows - 1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
     return vectors
