@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normdrop import MaskStream, functional
+from normdrop import MaskStream, _reference, functional
 
 HERE = Path(__file__).parent
 LAW = runpy.run_path(str(HERE / "make_golden_masks.py"))  # plain integers, the text of the law
@@ -93,6 +93,29 @@ def test_the_largest_threshold_that_keeps_an_element_is_its_32_bits(backend, key
         if 0 < threshold < 2**32:
             backend.keep_mask(mask, key, 9, threshold)
             assert mask[i] == kept
+
+
+@pytest.mark.parametrize("end", ["T_hi = 0xFFFF", "T_hi = 0"])
+def test_ties_at_both_ends_of_the_thresholds_are_decided_by_the_second_word(backend, end):
+    """Where T_hi is 0xFFFF no u_hi is above it, and where it is 0 none is below."""
+    key, call, n = (5, 6), 1, 1 << 18
+
+    def reference(threshold):
+        mask = np.empty(n, np.bool_)
+        _reference.keep_mask(mask, key, call, threshold)
+        return mask
+
+    top = end == "T_hi = 0xFFFF"
+    tied = np.flatnonzero(reference(0xFFFF0000) if top else ~reference(0x10000))
+    decisions = set()
+    for low in (1, 0x8000, 0xFFFF):
+        expected = reference(0xFFFF0000 + low if top else low)
+        decisions |= set(expected[tied].tolist())
+        for i in tied.tolist():
+            found = np.empty(150, np.bool_)
+            backend.keep_mask(found, key, call, 0xFFFF0000 + low if top else low, i - 70)
+            assert np.array_equal(found, expected[i - 70 : i + 80])
+    assert decisions == {True, False}
 
 
 def test_keep_mask_writes_its_own_elements_only(backend):
