@@ -51,7 +51,7 @@ def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
 def lane_bits(words: Any, i: Any, e: Any) -> Any:
     """Return bit e of each of words[i : i + 16], an array of uint16, as 16 bits, the first lowest."""
     chosen = (words[int(i) : int(i) + LANES] >> np.uint16(e)) & np.uint16(1)
-    return np.uint16(sum(int(bit) << lane for lane, bit in enumerate(chosen)))
+    return load_bits(chosen != 0, 0)
 
 
 def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:

@@ -13,13 +13,14 @@ from numba.extending import models, register_model
 
 from normdrop import _philox
 from normdrop._cpu import target
+from normdrop._cpu.bits import load_bits
 from normdrop._cpu.simd import LANES, broadcast, compiled_as, keep_vectors_whole
 
 GROUP = 128  # elements whose bits come from one vector of counters: 16 lanes, 4 words, 2 halves
 PAIR = 2 * GROUP  # elements drawn at once: rounds of one group wait for each other and leave units idle
 
 _I16, _I32, _I64 = (ir.IntType(n) for n in (16, 32, 64))
-_PAIRS = ir.VectorType(_I64, LANES // 2)  # 8 words, each in the low half of 64 bits; the high half is arbitrary
+_WIDE = ir.VectorType(_I64, LANES // 2)  # 8 words, each in the low half of 64 bits; the high half is arbitrary
 _WORDS = ir.VectorType(_I32, LANES)
 _HALVES = ir.VectorType(_I16, 2 * LANES)
 _HALF, _SHIFTS = np.uint64(0xFFFF), (np.uint64(0), np.uint64(16))
@@ -63,10 +64,10 @@ class _Philox:
         first = builder.shl(pair, ir.Constant(_I64, 5))
         shift = ir.Constant(_I64, 32)
         uniform = [builder.lshr(first, shift), builder.and_(call, low), builder.lshr(call, shift)]
-        self.uniform = [broadcast(builder, word, _PAIRS.count) for word in uniform]
-        base = broadcast(builder, builder.and_(first, low), _PAIRS.count)
+        self.uniform = [broadcast(builder, word, _WIDE.count) for word in uniform]
+        base = broadcast(builder, builder.and_(first, low), _WIDE.count)
         starts = [LANES * group + odd for group in range(PAIR // GROUP) for odd in (0, 1)]
-        self.counters = [builder.add(base, _constant(_PAIRS, list(range(n, n + LANES, 2)))) for n in starts]
+        self.counters = [builder.add(base, _constant(_WIDE, list(range(n, n + LANES, 2)))) for n in starts]
         weyl = (_philox.WEYL_0, _philox.WEYL_1)
         self.keys = [
             [builder.add(key, ir.Constant(_I64, step * r)) for key, step in zip(keys, weyl, strict=True)]
@@ -79,7 +80,7 @@ class _Philox:
         A round waits for the one before, so that all vectors take it before the next where registers hold them all.
         """
         c1, c2, c3 = self.uniform
-        c3 = self.builder.xor(c3, _constant(_PAIRS, flip))
+        c3 = self.builder.xor(c3, _constant(_WIDE, flip))
         states = [(counter, c1, c2, c3) for counter in self.counters]
         if target.vector_width() >= 512:
             states = self._rounds(states)
@@ -92,7 +93,7 @@ class _Philox:
 
     def _rounds(self, states: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         for keys in self.keys:
-            k0, k1 = (broadcast(self.builder, key, _PAIRS.count) for key in keys)
+            k0, k1 = (broadcast(self.builder, key, _WIDE.count) for key in keys)
             states = [self._round(state, k0, k1) for state in states]
         return states
 
@@ -102,11 +103,11 @@ class _Philox:
         return self._mixed(p1, c1, k0), p1, self._mixed(p0, c3, k1), p0
 
     def _product(self, word: Any, multiplier: int) -> Any:
-        low = self.builder.and_(word, _constant(_PAIRS, 0xFFFFFFFF))
-        return self.builder.mul(low, _constant(_PAIRS, multiplier))
+        low = self.builder.and_(word, _constant(_WIDE, 0xFFFFFFFF))
+        return self.builder.mul(low, _constant(_WIDE, multiplier))
 
     def _mixed(self, product: Any, word: Any, key: Any) -> Any:
-        high = self.builder.lshr(product, _constant(_PAIRS, 32))
+        high = self.builder.lshr(product, _constant(_WIDE, 32))
         return self.builder.xor(self.builder.xor(high, word), key)
 
 
@@ -189,4 +190,4 @@ def kept(draws: Any, threshold: Any) -> Any:
     """
     bound = min(int(threshold) >> 16, 0xFFFE)
     above = [((draws >> shift) & _HALF) > bound for shift in _SHIFTS]
-    return tuple(np.uint16(sum(1 << lane for lane in range(LANES) if half[lane])) for half in above)
+    return tuple(load_bits(half, 0) for half in above)

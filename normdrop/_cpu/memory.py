@@ -15,12 +15,21 @@ from numba import types
 from numba.extending import models, register_model
 
 from normdrop._cpu import half
-from normdrop._cpu.simd import LANES, VectorType, align_stack, broadcast, compiled_as, keep_vectors_whole, vector_of
+from normdrop._cpu.simd import (
+    LANES,
+    VectorType,
+    align_stack,
+    broadcast,
+    compiled_as,
+    keep_vectors_whole,
+    pieces,
+    vector_of,
+)
 
 STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
 CACHE_LINE = 64  # bytes
 
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+_I8, _I32, _I64 = (ir.IntType(n) for n in (8, 32, 64))
 
 
 class PointerType(types.Type):
@@ -98,25 +107,16 @@ def load(x: Any, i: Any) -> Any:
     return half.to_values(x[int(i) : int(i) + LANES])
 
 
-def _pieces(builder: Any, lanes: Any, n: int) -> list[Any]:
-    """Code for a vector in pieces of at most n lanes."""
-    if n >= lanes.type.count:
-        return [lanes]
-    starts = range(0, lanes.type.count, n)
-    places = [[ir.Constant(_I32, start + k) for k in range(n)] for start in starts]
-    return [builder.shuffle_vector(lanes, lanes, ir.Constant(ir.VectorType(_I32, n), place)) for place in places]
-
-
 def _stored(context: Any, builder: Any, y: Any, value: Any, args: Any, n: int) -> list[Any]:
     """Code to store args = (y, i, lanes of `value`'s type) in pieces of at most n lanes: the instructions.
 
     Float64 becomes float32 by halves: they come from two registers, and to join them would take one more step.
     """
     array, i, lanes = args
-    first, offset, stores = place_of(context, builder, y, array, i, vector_of(context, y.dtype).element), 0, []
+    first, offset, stores = place_of(context, builder, y, array, i, context.get_value_type(y.dtype)), 0, []
     by_halves = value.dtype == types.float64 and y.dtype == types.float32
-    for part in _pieces(builder, lanes, LANES // 2 if by_halves else LANES):
-        for piece in _pieces(builder, half.written(builder, y.dtype, value.dtype, part), n):
+    for part in pieces(builder, lanes, LANES // 2 if by_halves else LANES):
+        for piece in pieces(builder, half.written(builder, y.dtype, value.dtype, part), n):
             place = builder.gep(first, [ir.Constant(_I64, offset)])
             stores.append(builder.store(piece, builder.bitcast(place, piece.type.as_pointer())))
             offset += piece.type.count

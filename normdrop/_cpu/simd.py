@@ -23,7 +23,7 @@ from normdrop._cpu import target
 
 LANES = 16
 
-_I1, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 16, 32, 64))
+_I32, _I64 = (ir.IntType(n) for n in (32, 64))
 
 
 class VectorType(types.Type):
@@ -86,6 +86,15 @@ def broadcast(builder: Any, value: Any, n: int) -> Any:
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, n), None))
 
 
+def pieces(builder: Any, lanes: Any, n: int) -> list[Any]:
+    """LLVM code: a vector in pieces of at most n lanes."""
+    if n >= lanes.type.count:
+        return [lanes]
+    starts = range(0, lanes.type.count, n)
+    places = [[ir.Constant(_I32, start + k) for k in range(n)] for start in starts]
+    return [builder.shuffle_vector(lanes, lanes, ir.Constant(ir.VectorType(_I32, n), place)) for place in places]
+
+
 def _splat_typing(_typing_context: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return broadcast(builder, args[0], LANES)
@@ -119,11 +128,7 @@ def _sum_lanes_typing(_typing_context: Any, value: Any) -> Any:
         lanes, n = args[0], LANES
         while n > 1:
             n //= 2
-            parts = []
-            for start in (0, n):
-                places = ir.Constant(ir.VectorType(_I32, n), [ir.Constant(_I32, start + k) for k in range(n)])
-                parts.append(builder.shuffle_vector(lanes, lanes, places))
-            lanes = builder.fadd(*parts)
+            lanes = builder.fadd(*pieces(builder, lanes, n))
         return builder.extract_element(lanes, ir.Constant(_I32, 0))
 
     return types.float64(FLOAT64), codegen
