@@ -1,9 +1,10 @@
 """Stateless passes: check, allocate, call the backend, return (y, context); backward takes the context."""
 
 from normdrop.functional.batch_norm import BatchNormContext, batch_norm, batch_norm_backward
-from normdrop.functional.dropout import DropoutContext, dropout, dropout_backward, dropout_inference
+from normdrop.functional.dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional.inference import InferenceContext, batch_norm_inference, batch_norm_inference_backward
 from normdrop.functional.invariance import scale_invariance
+from normdrop.functional.masking import DropoutContext
 
 __all__ = [
     "BatchNormContext",

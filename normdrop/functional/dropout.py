@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
-import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _layout
-from normdrop.random import RNG, Key, as_stream, check_rng
+from normdrop import _checks, _device
+from normdrop.functional.masking import (
+    SCALINGS,
+    DropoutContext,
+    Mask,
+    Scaling,
+    apply,
+    keep_prob_of,
+    mask_of,
+    scale_of,
+    threshold_of,
+)
+from normdrop.random import RNG, as_stream, check_rng
 
 Array: TypeAlias = npt.NDArray[Any]
-Mask: TypeAlias = npt.NDArray[np.bool_]
-Scaling: TypeAlias = Literal["inverted", "original"]
-
-SCALINGS = ("inverted", "original")
-
-
-class DropoutContext(NamedTuple):
-    """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
-
-    shape: tuple[int, ...]
-    """Shape of x."""
-    dtype: np.dtype[Any]
-    """Dtype of x."""
-    threshold: int
-    """T of the mask law: an element is dropped with probability T / 2**32."""
-    scale: float
-    """Factor of the kept elements."""
-    shared_axes: tuple[int, ...] = ()
-    """Axes along which one mask element serves all, each from 0 to ndim - 1."""
-    key: Key = (0, 0)
-    """Key of the stream."""
-    call: int = 0
-    """Call of the stream."""
-    mask: Mask | None = None
-    """The caller's mask, if there was one."""
-
-    @property
-    def mask_shape(self) -> tuple[int, ...]:
-        """Shape of the mask: that of x with 1 on the shared axes."""
-        return tuple(1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape))
-
-
-def threshold_of(p: float) -> int:
-    """T = round(p * 2**32)."""
-    return round(p * 2.0**32)
-
-
-def keep_prob_of(threshold: int) -> float:
-    """Realized probability of keeping an element, 1 - T / 2**32, exactly."""
-    return 1.0 - threshold / 2.0**32
 
 
 def _shared_axes(shared_axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
     if isinstance(shared_axes, tuple) and not shared_axes:
         return ()
     return tuple(sorted({_checks.axis(axis, "shared_axes", ndim) for axis in _checks.axes(shared_axes)}))
-
-
-def _scale(threshold: int, scaling: Scaling) -> float:
-    if scaling == "original":
-        return 1.0
-    keep_prob = keep_prob_of(threshold)
-    return 1.0 / keep_prob if keep_prob > 0 else 0.0
 
 
 @overload
@@ -181,7 +143,7 @@ def dropout(
     if scaling not in SCALINGS:
         _checks.choice(scaling, "scaling", SCALINGS)
     shared = _shared_axes(shared_axes, x.ndim)
-    context = DropoutContext(x.shape, x.dtype, threshold, _scale(threshold, scaling), shared)
+    context = DropoutContext(x.shape, x.dtype, threshold, scale_of(threshold, scaling), shared)
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
@@ -193,12 +155,12 @@ def dropout(
     if x.size == 0:
         context = context._replace(threshold=0)  # nothing is dropped, and a mask of shared axes keeps everything
     if mask is not None or x.size == 0:
-        return _result(_apply(x, context, out), x, context, return_mask)
+        return _result(apply(x, context, out), x, context, return_mask)
     stream, call = as_stream(rng), None
     try:
         call = stream.take()
         context = context._replace(key=stream.key, call=call)
-        return _result(_apply(x, context, out), x, context, return_mask)
+        return _result(apply(x, context, out), x, context, return_mask)
     except BaseException:
         if call is not None:
             stream.give_back(call)
@@ -208,7 +170,7 @@ def dropout(
 def _result(
     y: Array, x: Array, context: DropoutContext, return_mask: bool
 ) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
-    return (y, context, _device.native(_mask(context, x).copy())) if return_mask else (y, context)
+    return (y, context, _device.native(mask_of(context, x).copy())) if return_mask else (y, context)
 
 
 def dropout_inference(
@@ -261,7 +223,7 @@ def dropout_inference(
     # Inference drops nothing (T = 0), except that p = 1 with original scaling leaves nothing.
     threshold = 1 << 32 if original and keep_prob == 0 else 0
     context = DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
-    return _apply(x, context, out), context
+    return apply(x, context, out), context
 
 
 def dropout_backward(dy: Array, context: DropoutContext, *, out: Array | None = None) -> Array:
@@ -305,61 +267,4 @@ def dropout_backward(dy: Array, context: DropoutContext, *, out: Array | None = 
     if out is not None:
         mask = None if context.mask is None else _checks.mask(context.mask, context.mask_shape, dy)
         out = _checks.out(out, dy, [("dy", dy)] if mask is None else [("dy", dy), ("mask", mask)])
-    return _apply(dy, context, out)
-
-
-def _apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
-    """Mask and scale `x`: the one computation of forward and backward."""
-    threshold, scale = context.threshold, context.scale
-    x, layout = _layout.dense(x)
-    y, buffer = _layout.target(x, layout, out)
-    if x.size == 0:
-        return _device.native(y)
-    if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
-        y.fill(0)
-        return _device.native(y)
-    backend = _backend.select(x)
-    drawn = context.mask is None and threshold > 0 and not context.shared_axes
-    exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
-    if drawn and layout.is_c_order:
-        backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
-    elif exchange is not None:
-        folded_y, folded_x = layout.folded(buffer, exchange), layout.folded(x, exchange)
-        backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
-    else:
-        everything = context.mask is None and threshold == 0  # one element of such a mask is enough
-        fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(_mask(context, x), x.shape, layout)
-        backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
-    return _layout.finish(y, buffer)
-
-
-def _kept(x: Array) -> Mask:
-    """A mask of one element that keeps it."""
-    kept: Mask = _device.empty((1, 1), np.bool_, x)
-    kept.fill(True)
-    return kept
-
-
-def _mask(context: DropoutContext, x: Array) -> Mask:
-    """The mask of a forward pass, where `x` is; a drawn one is in C order."""
-    shape = context.mask_shape
-    if context.mask is not None:
-        return _checks.mask(context.mask, shape, x)
-    mask: Mask = _device.empty(shape, np.bool_, x)
-    if context.threshold in (0, 1 << 32):
-        mask.fill(context.threshold == 0)
-    else:
-        _backend.select(x).keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
-    return mask
-
-
-def _fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
-    """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask to (A, B)."""
-    mask = mask.transpose(layout.order)
-    lengths = [shape[axis] for axis in layout.order]
-    shared = [i for i, n in enumerate(lengths) if n > 1 and mask.shape[i] == 1]
-    if shared and any(mask.shape[i] > 1 for i in range(shared[0], shared[-1])):
-        mask, shared = _layout.broadcast(mask, lengths), []  # shared axes apart: no single S
-    first, stop = (shared[0], shared[-1] + 1) if shared else (len(lengths), len(lengths))
-    folded = math.prod(lengths[:first]), math.prod(lengths[first:stop]), math.prod(lengths[stop:])
-    return folded, _layout.c_ordered(mask).reshape((folded[0], folded[2]))
+    return apply(dy, context, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from normdrop import _checks
-from normdrop.functional.dropout import Scaling
+from normdrop.functional.masking import Scaling
 from normdrop.layers.base import Array
 from normdrop.layers.batch_norm import BatchNorm
 from normdrop.layers.dropout import Dropout

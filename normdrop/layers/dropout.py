@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from normdrop import _checks, functional
-from normdrop.functional.dropout import SCALINGS, Mask, Scaling
+from normdrop.functional.masking import SCALINGS, Mask, Scaling
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, MaskStream, as_stream
 

@@ -1,0 +1,119 @@
+"""Masking and scaling: what the passes of dropout have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from normdrop import _backend, _checks, _device, _layout
+from normdrop.random import Key
+
+Array: TypeAlias = npt.NDArray[Any]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Scaling: TypeAlias = Literal["inverted", "original"]
+
+SCALINGS = ("inverted", "original")
+
+
+class DropoutContext(NamedTuple):
+    """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
+
+    shape: tuple[int, ...]
+    """Shape of x."""
+    dtype: np.dtype[Any]
+    """Dtype of x."""
+    threshold: int
+    """T of the mask law: an element is dropped with probability T / 2**32."""
+    scale: float
+    """Factor of the kept elements."""
+    shared_axes: tuple[int, ...] = ()
+    """Axes along which one mask element serves all, each from 0 to ndim - 1."""
+    key: Key = (0, 0)
+    """Key of the stream."""
+    call: int = 0
+    """Call of the stream."""
+    mask: Mask | None = None
+    """The caller's mask, if there was one."""
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape of the mask: that of x with 1 on the shared axes."""
+        return tuple(1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape))
+
+
+def threshold_of(p: float) -> int:
+    """T = round(p * 2**32)."""
+    return round(p * 2.0**32)
+
+
+def keep_prob_of(threshold: int) -> float:
+    """Realized probability of keeping an element, 1 - T / 2**32, exactly."""
+    return 1.0 - threshold / 2.0**32
+
+
+def scale_of(threshold: int, scaling: Scaling) -> float:
+    """Factor of the kept elements in training."""
+    if scaling == "original":
+        return 1.0
+    keep_prob = keep_prob_of(threshold)
+    return 1.0 / keep_prob if keep_prob > 0 else 0.0
+
+
+def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
+    """Mask and scale `x`: the one computation of forward and backward."""
+    threshold, scale = context.threshold, context.scale
+    x, layout = _layout.dense(x)
+    y, buffer = _layout.target(x, layout, out)
+    if x.size == 0:
+        return _device.native(y)
+    if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
+        y.fill(0)
+        return _device.native(y)
+    backend = _backend.select(x)
+    drawn = context.mask is None and threshold > 0 and not context.shared_axes
+    exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
+    if drawn and layout.is_c_order:
+        backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
+    elif exchange is not None:
+        folded_y, folded_x = layout.folded(buffer, exchange), layout.folded(x, exchange)
+        backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
+    else:
+        everything = context.mask is None and threshold == 0  # one element of such a mask is enough
+        fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(mask_of(context, x), x.shape, layout)
+        backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
+    return _layout.finish(y, buffer)
+
+
+def _kept(x: Array) -> Mask:
+    """A mask of one element that keeps it."""
+    kept: Mask = _device.empty((1, 1), np.bool_, x)
+    kept.fill(True)
+    return kept
+
+
+def mask_of(context: DropoutContext, x: Array) -> Mask:
+    """The mask of a forward pass, where `x` is; a drawn one is in C order."""
+    shape = context.mask_shape
+    if context.mask is not None:
+        return _checks.mask(context.mask, shape, x)
+    mask: Mask = _device.empty(shape, np.bool_, x)
+    if context.threshold in (0, 1 << 32):
+        mask.fill(context.threshold == 0)
+    else:
+        _backend.select(x).keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
+    return mask
+
+
+def _fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
+    """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask to (A, B)."""
+    mask = mask.transpose(layout.order)
+    lengths = [shape[axis] for axis in layout.order]
+    shared = [i for i, n in enumerate(lengths) if n > 1 and mask.shape[i] == 1]
+    if shared and any(mask.shape[i] > 1 for i in range(shared[0], shared[-1])):
+        mask, shared = _layout.broadcast(mask, lengths), []  # shared axes apart: no single S
+    first, stop = (shared[0], shared[-1] + 1) if shared else (len(lengths), len(lengths))
+    folded = math.prod(lengths[:first]), math.prod(lengths[first:stop]), math.prod(lengths[stop:])
+    return folded, _layout.c_ordered(mask).reshape((folded[0], folded[2]))
