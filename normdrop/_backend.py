@@ -14,7 +14,6 @@ from normdrop import _device, _process
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
-Vector = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
 
 
@@ -35,14 +34,16 @@ class Backend(Protocol):
 
     def normalize(self, y: Array, x: Array, vectors: Vectors) -> None: ...
 
-    def batch_norm(self, y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None: ...
+    def batch_norm(self, y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float) -> None: ...
 
-    def inference_vectors(self, vectors: Vectors, given: Vectors, eps: float) -> None: ...
+    def inference_vectors(
+        self, vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float
+    ) -> None: ...
 
     def parameter_gradients(self, sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None: ...
 
     def batch_norm_backward(
-        self, dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector
+        self, dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array
     ) -> None: ...
 
     def update_running(
@@ -50,13 +51,13 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-_serving: dict[str, Backend] = {}
+_serving: dict[type, Backend] = {}
 
 
 def select(x: Array) -> Backend:
     """Return the backend for `x`; Numba is imported here, on the first call, and nowhere earlier."""
-    name = "cpu" if _device.on_host(x) else "cuda"
-    backend = _serving.get(name)
+    backend = _serving.get(type(x))
     if backend is None:
-        backend = _serving[name] = cast(Backend, _process.load("normdrop._cpu") if name == "cpu" else _device.backend())
+        backend = cast(Backend, _process.load("normdrop._cpu") if _device.on_host(x) else _device.backend())
+        _serving[type(x)] = backend
     return backend

@@ -159,7 +159,7 @@ def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
     plain = type(target) is type(x) is np.ndarray and target.flags.carray
     if plain and target.shape == x.shape and target.dtype == x.dtype:
         for _, values in inputs:
-            if np.may_share_memory(target, values):
+            if values is not target and _overlap.is_possible(target, values):
                 break
         else:
             return target  # type: ignore[no-any-return]

@@ -6,8 +6,8 @@ They are float16, bfloat16, float32 or float64; the first two are computed in fl
 and may be the input itself.
 
 Numbers per channel are float64, in rows of shape (C,): `statistics` = [mean, variance, 1 / sqrt(variance + eps)],
-`affine` = [gamma, beta], `given` = [mean, variance, gamma, beta], `sums` = [dgamma, dbeta]. `normalize` reads the first
-three rows of its `vectors`.
+`sums` = [dgamma, dbeta]; `normalize` reads the first three rows of its `vectors`. Vectors of a layer, such as `gamma`,
+have shape (C,), and those of one call one dtype, float32 or float64; float64 if `x` has that.
 """
 
 from __future__ import annotations
@@ -115,17 +115,16 @@ def normalize(y: Array, x: Array, vectors: Vectors) -> None:
     y[...] = _rounded((_wide(x) - _column(mean)) * _column(scale) + _column(shift), y.dtype)
 
 
-def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None:
+def batch_norm(y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float) -> None:
     """Fill the statistics from the batch, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
     moments(statistics, x)
     statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
-    normalize(y, x, np.stack([statistics[0], affine[0] * statistics[2], affine[1]]))
+    normalize(y, x, np.stack([statistics[0], gamma * statistics[2], beta]))
 
 
-def inference_vectors(vectors: Vectors, given: Vectors, eps: float) -> None:
-    """From `given`, fill in vectors = [mean, gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)]."""
-    mean, var, gamma, beta = given
-    inv_std = 1.0 / np.sqrt(var + eps)
+def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:
+    """Fill in vectors = [mean, gamma / sqrt(var + eps), beta, 1 / sqrt(var + eps)]; the others have one dtype."""
+    inv_std = 1.0 / np.sqrt(var.astype(np.float64) + eps)
     vectors[...] = mean, gamma * inv_std, beta, inv_std
 
 
@@ -135,7 +134,7 @@ def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors)
     sums[1] = _wide(dy).sum(axis=(0, 2))
 
 
-def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector) -> None:
+def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array) -> None:
     """Fill dgamma and dbeta, and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values per channel."""
     parameter_gradients(sums, dy, x, statistics)
     mean, _, inv_std = statistics

@@ -124,10 +124,10 @@ def _seed_sequence(rng: int | SeedSequence | None) -> SeedSequence:
 
 def check_rng(rng: object) -> None:
     """Refuse what is none of the kinds of `rng`; nothing is drawn."""
-    _import_numpy_random()
-    if rng is None or isinstance(rng, MaskStream):  # the usual ones first
+    if isinstance(rng, MaskStream):  # the usual one first
         return
-    if isinstance(rng, (np.random.SeedSequence, np.random.Generator)):
+    _import_numpy_random()
+    if rng is None or isinstance(rng, (np.random.SeedSequence, np.random.Generator)):
         return
     if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
         raise TypeError(

@@ -144,24 +144,25 @@ def batch(shape: tuple[int, ...], dtype: Any) -> None:
     n = shape[1]
     x, dy = _values(shape, dtype, 5), _values(shape, dtype, 6)
     y, rows = _unset(np.empty_like(x)), _unset(np.empty((3, n)))
-    affine = np.abs(_values((2, n), np.float64, 7))
-    given = {"y": y, "x": x, "statistics": rows, "affine": affine, "eps": 1e-5}
+    parameters = np.float64 if x.itemsize == 8 else np.float32
+    gamma, beta = np.abs(_values((2, n), parameters, 7))
+    given = {"y": y, "x": x, "statistics": rows, "gamma": gamma, "beta": beta, "eps": 1e-5}
     check("batch_norm", given, ("y", "statistics"), ("y", "x"))
     check("moments", {"statistics": rows, "x": x}, ("statistics",), None)
     statistics = np.stack([np.full(n, 3.0), np.full(n, 4.0), np.full(n, 0.5)])
     check("normalize", {"y": y, "x": x, "vectors": statistics}, ("y",), ("y", "x"))
     sums = _unset(np.empty((2, n)))
     check("parameter_gradients", {"sums": sums, "dy": dy, "x": x, "statistics": statistics}, ("sums",), None)
-    given = {"dx": y, "dy": dy, "x": x, "sums": sums, "statistics": statistics, "gamma": affine[0].copy()}
+    given = {"dx": y, "dy": dy, "x": x, "sums": sums, "statistics": statistics, "gamma": gamma}
     check("batch_norm_backward", given, ("dx", "sums"), ("dx", "dy"))
 
 
 def channels(n: int, dtype: Any) -> None:
     """Launchers on numbers per channel."""
     statistics = np.abs(_values((3, n), np.float64, 8))
-    given = {"vectors": _unset(np.empty((4, n))), "given": np.abs(_values((4, n), np.float64, 7)), "eps": 1e-5}
-    check("inference_vectors", given, ("vectors",), None)
     if dtype.itemsize > 2:
+        given = dict(zip(("mean", "var", "gamma", "beta"), np.abs(_values((4, n), dtype, 7)), strict=True))
+        check("inference_vectors", {"vectors": _unset(np.empty((4, n))), **given, "eps": 1e-5}, ("vectors",), None)
         mean, var = np.abs(_values((2, n), dtype, 9))
         given = {"mean": mean, "var": var, "statistics": statistics, "momentum": 0.9, "correction": 1.1}
         check("update_running", given, ("mean", "var"), None)

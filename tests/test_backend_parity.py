@@ -84,9 +84,11 @@ def _random_batch(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any
     rng = np.random.default_rng(sum(shape))
     n_channels = shape[1]
     arrays = {name: rng.normal(3.0, 2.0, shape).astype(dtype) for name in ("x", "dy", "y", "dx")}
-    rows = {"statistics": 3, "affine": 2, "given": 4, "sums": 2, "vectors": 4}
+    rows = {"statistics": 3, "sums": 2, "vectors": 4}
     arrays |= {name: rng.uniform(0.1, 2.0, (n, n_channels)) for name, n in rows.items()}
-    return arrays | {"gamma": rng.normal(1.0, 0.5, n_channels), "eps": 1e-5}
+    vectors = zip(("mean", "var", "gamma", "beta"), rng.uniform(0.5, 1.5, (4, n_channels)), strict=True)
+    parameters = np.float64 if dtype.itemsize == 8 else np.float32
+    return arrays | {name: vector.astype(parameters) for name, vector in vectors} | {"eps": 1e-5}
 
 
 def _dtype(name: str) -> np.dtype[Any]:

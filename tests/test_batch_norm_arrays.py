@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from normdrop import functional
+from normdrop.functional import per_channel
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -204,14 +205,95 @@ def test_memory_maps_are_taken_and_plain_arrays_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.fromfile(path, np.float32).reshape(SHAPE), _x(np.float32))
 
 
-def test_parameters_of_any_stride_are_taken_and_unchanged() -> None:
-    x = _x(np.float64)
-    gamma, beta = _parameters()
-    expected = functional.batch_norm(x, gamma, beta)[0]
-    strange = np.repeat(gamma, 2)[::2], beta[::-1].copy()[::-1]
-    for parameter in strange:
-        parameter.flags.writeable = False
-    np.testing.assert_array_equal(functional.batch_norm(x, *strange)[0], expected)
+def _with_vectors(x: Array, dy: Array, vectors: list[Any]) -> list[bytes]:
+    """Outputs of passes with vectors = [mean, var, gamma, beta]."""
+    y, context = functional.batch_norm(x, *vectors[2:])
+    z, frozen = functional.batch_norm_inference(x, *vectors, keep_x=True)
+    dx, dz = functional.batch_norm_backward(dy, context)[0], functional.batch_norm_inference_backward(dy, frozen)[0]
+    return [array.tobytes() for array in (y, z, dx, dz)]
+
+
+# Each keeps the values, which float16 has, too, and changes how they are stored.
+STORED: dict[str, Callable[[Array], Array | None]] = {
+    "float16": lambda v: v.astype(np.float16),
+    "float32": lambda v: v.astype(np.float32),
+    "float64": lambda v: v,
+    "every second": lambda v: np.repeat(v.astype(np.float32), 2)[::2],
+    "backwards": lambda v: v[::-1].copy()[::-1],
+    "misaligned": lambda v: _misaligned(v.astype(np.float32)),
+    "read-only": lambda v: _read_only(v.astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("other", list(STORED))
+@pytest.mark.parametrize("stored", list(STORED))
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float16])
+def test_vectors_of_any_float_dtype_and_stride_are_taken_and_unchanged(dtype: type, stored: str, other: str) -> None:
+    x, dy = _x(dtype), _x(dtype, 1)
+    values = np.random.default_rng(9).uniform(0.5, 2.0, (4, 5)).astype(np.float16).astype(np.float64)
+    vectors = [STORED[stored if k % 2 else other](v) for k, v in enumerate(values)]
+    before = [v.tobytes() for v in vectors]
+    assert _with_vectors(x, dy, vectors) == _with_vectors(x, dy, list(values))
+    assert [v.tobytes() for v in vectors] == before
+
+
+@pytest.mark.parametrize("stored", list(STORED))
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float16])
+def test_backends_meet_aligned_vectors_of_few_dtypes(dtype: type, stored: str) -> None:
+    """Each further dtype would be a kernel of its own."""
+    for given in ((STORED[stored](np.ones(5)), np.ones(5, np.float32)), (STORED[stored](np.ones(5)), None)):
+        vectors = per_channel.vectors(("gamma", "beta"), given, 5, _x(dtype))
+        assert all(v.flags.c_contiguous and v.flags.aligned for v in vectors)
+        wide = np.float64 in (dtype, given[0].dtype)
+        assert {v.dtype for v in vectors} == {np.dtype(np.float64 if wide else np.float32)}
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_gamma_is_ones_and_no_beta_is_zeros(dtype: type, kind: type) -> None:
+    x, dy = _x(dtype), _x(dtype, 1)
+    statistics = np.random.default_rng(9).uniform(0.5, 2.0, (2, 5)).astype(kind)
+    gamma, beta = (values.astype(kind) for values in _parameters())
+    for given in ((None, beta), (gamma, None), (None, None)):
+        full = [default if v is None else v for v, default in zip(given, (np.ones(5), np.zeros(5)), strict=True)]
+        assert _with_vectors(x, dy, [*statistics, *given]) == _with_vectors(x, dy, [*statistics, *full])
+
+
+def test_float64_vectors_are_not_rounded_to_the_dtype_of_x() -> None:
+    """They would be infinite in float32, and the results NaN."""
+    x, dy = _x(np.float32), _x(np.float32, 1)
+    gamma, centered = np.full(5, 1e50), x - x.mean(axis=(0, 2, 3), keepdims=True)
+    y, context = functional.batch_norm(x, gamma, eps=1e100)
+    np.testing.assert_allclose(y, centered, rtol=1e-5, atol=1e-5)
+    dx = functional.batch_norm_backward(dy, context)[0]
+    np.testing.assert_allclose(dx, dy - dy.mean(axis=(0, 2, 3), keepdims=True), rtol=1e-5, atol=1e-5)
+    z = functional.batch_norm_inference(x, np.zeros(5), np.full(5, 1e100), gamma)[0]
+    np.testing.assert_allclose(z, x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (700, 5), (2, 5, 300)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_that_are_overwritten_by_the_output_are_read_before(dtype: type, shape: tuple[int, ...]) -> None:
+    x, dy = (np.random.default_rng(seed).normal(3.0, 2.0, shape).astype(dtype) for seed in (0, 1))
+    values = [v.astype(dtype) for v in np.random.default_rng(9).uniform(0.5, 2.0, (4, 5))]
+    y, context = functional.batch_norm(x, *values[2:])
+    z = functional.batch_norm_inference(x, *values)[0]
+    dx = functional.batch_norm_backward(dy, context)[0]
+
+    def over() -> tuple[Array, list[Array]]:
+        out = np.full(shape, np.nan, dtype)
+        vectors = list(out.reshape(-1)[:20].reshape(4, 5))
+        for vector, v in zip(vectors, values, strict=True):
+            vector[...] = v
+        return out, vectors
+
+    out, vectors = over()
+    assert functional.batch_norm(x, *vectors[2:], out=out)[0].tobytes() == y.tobytes()
+    out, vectors = over()
+    assert functional.batch_norm_inference(x, *vectors, out=out)[0].tobytes() == z.tobytes()
+    out, vectors = over()
+    context = context._replace(gamma=vectors[2])
+    assert functional.batch_norm_backward(dy, context, out=out)[0].tobytes() == dx.tobytes()
 
 
 def test_overlap_that_is_not_in_place_is_refused_and_nothing_is_written() -> None:

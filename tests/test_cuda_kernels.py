@@ -129,7 +129,7 @@ def test_batch_norm_is_that_of_the_reference(cuda, shape, dtype):
     expected, computed = both("moments", cuda, [statistics, x])
     close(computed[0], expected[0], 1e-12)
     assert computed[0][2].tobytes() == statistics[2].tobytes()
-    expected, computed = both("batch_norm", cuda, [np.empty_like(x), x, statistics, affine, 1e-5])
+    expected, computed = both("batch_norm", cuda, [np.empty_like(x), x, statistics, *affine, 1e-5])
     close(computed[0], expected[0], bound)
     close(computed[2], expected[2], 1e-12)
     statistics = expected[2]
@@ -139,7 +139,7 @@ def test_batch_norm_is_that_of_the_reference(cuda, shape, dtype):
     close(computed[3], expected[3], 1e-11)
     sums = both("parameter_gradients", cuda, [random(2, n_channels), dy, x, statistics])
     close(sums[1][0], sums[0][0], 1e-11)
-    vectors = both("inference_vectors", cuda, [random(4, n_channels), abs(random(4, n_channels)), 1e-5])
+    vectors = both("inference_vectors", cuda, [random(4, n_channels), *abs(random(4, n_channels)), 1e-5])
     close(vectors[1][0], vectors[0][0], 1e-14)
 
 
@@ -181,7 +181,7 @@ def test_constant_and_broken_channels_keep_to_themselves(cuda, shape):
     x[:, 0], x[1, 2, 0] = 0.1, np.nan
     y, statistics = np.empty_like(x), np.empty((3, 3))
     affine = np.array([[2.0, 2.0, 2.0], [0.7, 0.7, 0.7]])
-    cuda.batch_norm(y, x, statistics, affine, 1e-5)
+    cuda.batch_norm(y, x, statistics, *affine, 1e-5)
     assert np.all(y[:, 0] == np.float32(0.7))
     assert np.isfinite(y[:, 1]).all()
     assert np.isnan(y[:, 2]).all()

@@ -40,12 +40,17 @@ def _fresh(kernel: Any) -> Any:
     return launch.Kernel(kernel.function, kernel.arguments)
 
 
+def _parameters(kernel: Any) -> Any:
+    """A dtype of parameters, if the kernel takes any."""
+    return F32 if "w" in kernel.arguments else None
+
+
 def _vectors(kernel: Any, dtype: Any, instruction: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     """Vector instructions in the assembly of the serial variant, compiled anew into an empty cache."""
     import numba
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
-    (assembly,) = _fresh(kernel).compile(dtype, parallel=False).inspect_asm().values()
+    (assembly,) = _fresh(kernel).compile(dtype, _parameters(kernel), parallel=False).inspect_asm().values()
     assert "ret" in assembly
     return re.findall(instruction, assembly)
 
@@ -108,7 +113,7 @@ def test_no_kernel_has_fast_math_and_all_release_the_lock(monkeypatch: pytest.Mo
     kernels = _kernels()
     assert len(kernels) > 5
     for name, kernel in kernels.items():
-        options = _fresh(kernel).compile(F32, parallel=parallel).targetoptions
+        options = _fresh(kernel).compile(F32, _parameters(kernel), parallel=parallel).targetoptions
         assert not options.get("fastmath"), name
         assert options["nogil"], name
         assert bool(options.get("parallel")) == parallel, name
@@ -126,13 +131,14 @@ def test_a_parallel_kernel_just_compiled_is_right_in_place_wherever_arrays_lie(
 
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    run = _fresh(_kernels()[kernel]).compile(dtype, parallel=True)
+    fresh = _fresh(_kernels()[kernel])
+    run = fresh.compile(dtype, _parameters(fresh), parallel=True)
     rng = np.random.default_rng(3)
     for inner in (17, 37, 333, 2050):
         shape = (3, 4, inner)
         x, dy = rng.normal(size=(2, *shape)).astype(dtype)
         work = np.empty((4, 8))
-        numbers = rng.normal(size=(3, 4)), rng.normal(size=4)
+        numbers = rng.normal(size=(3, 4)), rng.normal(size=4).astype(F32)
         for first in range(0, 32, 3):
             results = []
             for in_place in (False, True):

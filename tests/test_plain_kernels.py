@@ -58,7 +58,7 @@ def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monk
     folded = (*shape, 1)[:3]
     statistics, sums, affine = np.empty((3, shape[1])), np.empty((2, shape[1])), rng.normal(size=(2, shape[1]))
     y, dx = np.empty(folded, dtype), np.empty(folded, dtype)
-    _reference.batch_norm(y, x.reshape(folded), statistics, affine, 1e-5)
+    _reference.batch_norm(y, x.reshape(folded), statistics, *affine, 1e-5)
     _reference.batch_norm_backward(dx, dy.reshape(folded), x.reshape(folded), sums, statistics, affine[0])
 
     got, context = functional.batch_norm(x, *affine, out=_placed(x, first, np.nan))

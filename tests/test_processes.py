@@ -284,7 +284,7 @@ assert launch.threads() == 1
 for module in [module for name, module in sys.modules.items() if name.startswith("normdrop._cpu.")]:
     for kernel in vars(module).values():
         if isinstance(kernel, launch.Kernel):
-            assert not any(parallel for _, parallel in kernel._compiled)
+            assert not any(parallel for _, _, parallel in kernel._compiled)
 """,
         NUMBA_THREADING_LAYER="workqueue",
     )

@@ -130,7 +130,7 @@ def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
     from normdrop._cpu.launch import Kernel
 
     asked = []
-    monkeypatch.setattr(Kernel, "compile", lambda self, dtype, parallel: asked.append((self, dtype, parallel)))
+    monkeypatch.setattr(Kernel, "compile", lambda self, *dtypes, parallel: asked.append((self, dtypes, parallel)))
     dtypes = ["float32", "float16"]
     assert normdrop.warmup(dtypes=dtypes, parallel=False) == len(asked) == len(set(asked))
     assert {kernel.function.__name__ for kernel, _, _ in asked} >= {
@@ -145,7 +145,7 @@ def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
 def test_warmup_shows_its_progress_if_rich_is_there_and_works_if_not(monkeypatch, rich) -> None:
     from normdrop._cpu.launch import Kernel
 
-    monkeypatch.setattr(Kernel, "compile", lambda self, dtype, parallel: None)
+    monkeypatch.setattr(Kernel, "compile", lambda self, *dtypes, parallel: None)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     if rich:
         pytest.importorskip("rich")
@@ -207,9 +207,9 @@ def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same(uncached) -> No
 
     launchers = sys.modules["normdrop._cpu.batch_norm"]
     assert batch_norm is not launchers
-    kernel = launch.Kernel(launchers._inference_vectors.function, "Ppf")
+    kernel = launch.Kernel(launchers._inference_vectors.function, "Pwwwwf")
     vectors, given = np.empty((4, 2)), np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 3.0], [5.0, 6.0]])
-    kernel.variant(np.dtype(np.float64), 0)(vectors, given, 1.0)
+    kernel.variant(np.dtype(np.float64), 0, given.dtype)(vectors, *given, 1.0)
     assert len(uncached) == 1
     assert np.array_equal(vectors, [[1, 2], [1, 1], [5, 6], [0.5, 1 / 3]])
 

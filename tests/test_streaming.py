@@ -72,7 +72,7 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     statistics, sums = np.empty((3, n_channels)), np.empty((2, n_channels))
     affine = np.stack([np.ones(n_channels), np.zeros(n_channels)])
     y, dx = np.empty(folded, np.float32), np.empty(folded, np.float32)
-    _reference.batch_norm(y, x.reshape(folded), statistics, affine, 1e-5)
+    _reference.batch_norm(y, x.reshape(folded), statistics, *affine, 1e-5)
     _reference.batch_norm_backward(dx, dy.reshape(folded), x.reshape(folded), sums, statistics, affine[0])
 
     got, context = functional.batch_norm(x, channel_axis=channel_axis)

@@ -46,10 +46,11 @@ kernels = {
 found = {}
 for dtype, names in json.loads(sys.argv[1]).items():
     for name in names:
-        (assembly,) = kernels[name].compile(np.dtype(dtype), parallel=False).inspect_asm().values()
+        parameters = np.dtype(dtype if dtype == "float64" else "float32") if "w" in kernels[name].arguments else None
+        (assembly,) = kernels[name].compile(np.dtype(dtype), parameters, parallel=False).inspect_asm().values()
         # A module has the kernel and wrappers around it; a function begins with a label that is no local one.
         parts = re.split(r"^(?=[A-Za-z_][\\w.$@]*:)", assembly, flags=re.MULTILINE)
-        (kernel,) = [p for p in parts if re.match(rf"_ZN8normdrop.*{name.split('.')[-1]}_{dtype}_serial", p)]
+        (kernel,) = [p for p in parts if re.match(rf"_ZN8normdrop.*{name.split('.')[-1]}_{dtype}(_float..)?_serial", p)]
         counts = collections.Counter()
         for line in kernel.splitlines()[1:]:
             words = line.split(None, 1)

@@ -16,7 +16,6 @@ from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
 
 Array: TypeAlias = npt.NDArray[Any]
-Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
 _FLOAT64 = np.dtype(np.float64)
@@ -72,10 +71,10 @@ def normalize(y: Array, x: Array, vectors: Vectors) -> None:
     run.variant(x.dtype, x.size)(stored(y), stored(x), vectors, scratch(work))
 
 
-def batch_norm(y: Array, x: Array, statistics: Vectors, affine: Vectors, eps: float) -> None:
+def batch_norm(y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float) -> None:
     """Fill the statistics, and y = gamma * (x - mean) / sqrt(var + eps) + beta."""
     run, work = _plan("batch_norm", x.shape, x.itemsize)
-    run.variant(x.dtype, x.size)(stored(y), stored(x), statistics, affine, scratch(work), eps)
+    run.variant(x.dtype, x.size, gamma.dtype)(stored(y), stored(x), statistics, gamma, beta, scratch(work), eps)
 
 
 def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:
@@ -84,24 +83,25 @@ def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors)
     run.variant(x.dtype, x.size)(sums, stored(dy), stored(x), statistics, scratch(work))
 
 
-def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Vector) -> None:
+def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array) -> None:
     """Fill sums = [dgamma, dbeta], and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n), n values each."""
     run, work = _plan("backward", x.shape, x.itemsize)
-    run.variant(x.dtype, x.size)(stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
+    variant = run.variant(x.dtype, x.size, gamma.dtype)
+    variant(stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
 
 
-@kernel("Ppf")
-def _inference_vectors(vectors: Any, given: Any, eps: Any) -> None:
-    """vectors = [mean, gamma * inv_std, beta, inv_std]; given = [mean, var, gamma, beta]. Serial: they are short."""
-    for c in range(given.shape[1]):
-        inv_std = 1.0 / np.sqrt(given[1, c] + eps)
-        vectors[0, c], vectors[1, c] = given[0, c], given[2, c] * inv_std
-        vectors[2, c], vectors[3, c] = given[3, c], inv_std
+@kernel("Pwwwwf")
+def _inference_vectors(vectors: Any, mean: Any, var: Any, gamma: Any, beta: Any, eps: Any) -> None:
+    """vectors = [mean, gamma * inv_std, beta, inv_std]. Serial: they are short."""
+    for c in range(mean.size):
+        inv_std = 1.0 / np.sqrt(np.float64(var[c]) + eps)
+        vectors[0, c], vectors[1, c] = mean[c], np.float64(gamma[c]) * inv_std
+        vectors[2, c], vectors[3, c] = beta[c], inv_std
 
 
-def inference_vectors(vectors: Vectors, given: Vectors, eps: float) -> None:
-    """Fill in what `normalize` needs, and 1 / sqrt(variance + eps)."""
-    _inference_vectors.variant(_FLOAT64, 0)(vectors, given, eps)
+def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:
+    """Fill in what `normalize` needs, and 1 / sqrt(var + eps)."""
+    _inference_vectors.variant(_FLOAT64, 0, mean.dtype)(vectors, mean, var, gamma, beta, eps)
 
 
 @kernel("oopff")

@@ -27,8 +27,8 @@ def _columns(task: Any, width: Any) -> Any:
     return task * AT_ONCE, min(task * AT_ONCE + AT_ONCE, width)
 
 
-@kernel("OIPpPf")
-def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+@kernel("OIPwwPf")
+def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel. Parallel over columns."""
     grid = grid_of(x.shape)
     width, n_blocks = grid[1], grid[4]
@@ -40,14 +40,14 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
         for b in range(n_blocks):
             tile_moments(pointer(work, 0), pointer(x, 0), grid, (b, first, end))
         merge_moments(statistics, pointer(work, 0), x.shape, grid, columns)
-        finish_statistics(statistics, affine, eps, rows, columns)
+        finish_statistics(statistics, (gamma, beta), eps, rows, columns)
         for start in range(0, x.size, width):
             run = start + first, start + end, large
             normalize_run(pointer(y, 0), pointer(x, 0), run, (first, width), (rows[0], rows[1], rows[2]))
         fence()
 
 
-@kernel("OIIPpvP")
+@kernel("OIIPpwP")
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] and dx of each channel. Parallel over columns."""
     grid = grid_of(x.shape)

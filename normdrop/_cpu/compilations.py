@@ -33,16 +33,23 @@ def compilations(
 ) -> Iterator[Callable[[], object]]:
     """Yield a call for each variant of a kernel that the operations need; inputs of `dtypes`, each variant once."""
     dtypes = tuple(dtypes)
-    wanted: dict[tuple[Kernel, np.dtype[Any], bool], None] = {}
+    wanted: dict[tuple[Kernel, np.dtype[Any], np.dtype[Any] | None, bool], None] = {}
     both = (False, True) if parallel and parallel_is_safe() else (False,)
     for operation in operations:
         for kernel in _of_input_dtype(operation):
-            wanted.update({(kernel, dtype, threads): None for dtype in dtypes for threads in both})
+            for dtype in dtypes:
+                parameters = _parameters(dtype) if "w" in kernel.arguments else None
+                wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
         if operation == "channel_dropout":
-            wanted.update({(_dropout._keep_mask, _BOOL, threads): None for threads in both})
+            wanted.update({(_dropout._keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "batch_norm":
-            states = {dtype if dtype.itemsize > 2 else np.dtype(np.float32) for dtype in dtypes}
-            wanted.update({(_batch_norm._update_running, dtype, False): None for dtype in states})
-            wanted[_batch_norm._inference_vectors, _FLOAT64, False] = None
-    for kernel, dtype, threads in wanted:
-        yield partial(kernel.compile, dtype, parallel=threads)
+            for parameters in map(_parameters, dtypes):
+                wanted[_batch_norm._update_running, parameters, None, False] = None
+                wanted[_batch_norm._inference_vectors, _FLOAT64, parameters, False] = None
+    for kernel, dtype, parameters, threads in wanted:
+        yield partial(kernel.compile, dtype, parameters, parallel=threads)
+
+
+def _parameters(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Dtype of parameters and running statistics that usually goes with inputs of this one."""
+    return dtype if dtype.itemsize > 2 else np.dtype(np.float32)

@@ -54,8 +54,11 @@ def helper(function: Callable[..., Any]) -> Any:
     return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
+_Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of parameters, whether parallel
+
+
 class Kernel:
-    """A loop over arrays, compiled on first use for a dtype, serial or parallel.
+    """A loop over arrays, compiled on first use for a dtype and one of parameters, serial or parallel.
 
     Parameters
     ----------
@@ -63,29 +66,34 @@ class Kernel:
         The loop; its ``prange`` runs on threads in the parallel variant and is a ``range`` in the serial one.
     arguments : str
         One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's
-        dtype, ``O`` and ``I`` the same with three axes, ``v`` and ``V`` float64 input and output vectors, ``p`` and
-        ``P`` the same with two axes, ``m`` and ``M`` flat boolean input and output, ``h`` flat uint16. Scalars:
-        ``n`` int64, ``f`` float64.
+        dtype, ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``p`` and ``P``
+        float64 input and output with two axes, ``m`` and ``M`` flat boolean input and output, ``h`` flat uint16.
+        Scalars: ``n`` int64, ``f`` float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
         self.function = function
         self.arguments = arguments
-        self._compiled: dict[tuple[str, bool], Callable[..., None]] = {}
+        self._compiled: dict[_Variant, Callable[..., None]] = {}
 
-    def variant(self, dtype: np.dtype[Any], size: int) -> Callable[..., None]:
-        """Return what runs for this dtype; on threads if `size` elements are worth it and it is safe."""
+    def variant(self, dtype: np.dtype[Any], size: int, parameters: np.dtype[Any] | None = None) -> Callable[..., None]:
+        """Return what runs for these dtypes; on threads if `size` elements are worth it and it is safe."""
         parallel = size >= PARALLEL_SIZE and parallel_is_safe()
-        return self._compiled.get((dtype.char, parallel)) or self.compile(dtype, parallel=parallel)
+        found = self._compiled.get((dtype, parameters, parallel))
+        return found or self.compile(dtype, parameters, parallel=parallel)
 
-    def compile(self, dtype: np.dtype[Any], *, parallel: bool) -> Callable[..., None]:
-        """Return the variant for this dtype, compiled or taken from the cache."""
-        variant = (dtype.char, parallel)
+    def compile(
+        self, dtype: np.dtype[Any], parameters: np.dtype[Any] | None = None, *, parallel: bool
+    ) -> Callable[..., None]:
+        """Return the variant for these dtypes, compiled or taken from the cache."""
+        variant = (dtype, parameters, parallel)
         with _lock:
             if variant not in self._compiled:
                 with _process.not_within(_lock, "compiling or loading a kernel"):
-                    signature = _signature(self.arguments, dtype)
-                    self._compiled[variant] = _compile(self.function, signature, dtype, parallel)
+                    dtypes = dtype.name if parameters is None else f"{dtype.name}_{parameters.name}"
+                    name = f"{self.function.__name__}_{dtypes}_{'parallel' if parallel else 'serial'}"
+                    signature = _signature(self.arguments, dtype, parameters)
+                    self._compiled[variant] = _compile(self.function, name, signature, parallel)
             return self._compiled[variant]
 
 
@@ -94,7 +102,7 @@ def kernel(arguments: str) -> Callable[[Callable[..., Any]], Kernel]:
     return lambda function: Kernel(function, arguments)
 
 
-def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
+def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] | None) -> Any:
     element = numba.from_dtype(storage(dtype))
 
     def array(scalar: Any, ndim: int, *, writable: bool) -> Any:
@@ -105,8 +113,6 @@ def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
         "i": array(element, 1, writable=False),
         "O": array(element, 3, writable=True),
         "I": array(element, 3, writable=False),
-        "V": array(types.float64, 1, writable=True),
-        "v": array(types.float64, 1, writable=False),
         "P": array(types.float64, 2, writable=True),
         "p": array(types.float64, 2, writable=False),
         "M": array(types.boolean, 1, writable=True),
@@ -115,13 +121,15 @@ def _signature(arguments: str, dtype: np.dtype[Any]) -> Any:
         "n": types.int64,
         "f": types.float64,
     }
+    if parameters is not None:
+        kinds["w"] = array(numba.from_dtype(parameters), 1, writable=False)
     return types.void(*(kinds[letter] for letter in arguments))
 
 
-def _compile(function: Any, signature: Any, dtype: np.dtype[Any], parallel: bool) -> Any:
+def _compile(function: Any, name: str, signature: Any, parallel: bool) -> Any:
     if config.DISABLE_JIT:
         return np.errstate(all="ignore")(function)  # compiled kernels do not warn
-    name = f"{function.__name__}_{dtype.name}_{'parallel' if parallel else 'serial'}_{_digest()}"
+    name = f"{name}_{_digest()}"
     twin = python_types.FunctionType(
         function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
     )

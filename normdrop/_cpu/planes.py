@@ -175,8 +175,8 @@ def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
     statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
 
 
-@kernel("OIPpPf")
-def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+@kernel("OIPwwPf")
+def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     large = streams(y, x)
@@ -187,18 +187,18 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
             for b in range(n_blocks(x.shape)):
                 block_moments(work, pointer(x, 0), x.shape, c, b)
             _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
-            work[c, 0] = affine[0, c] * statistics[2, c]
+            work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
-                vectors = statistics[0, c], work[c, 0], affine[1, c]
+                vectors = statistics[0, c], work[c, 0], np.float64(beta[c])
                 hints = (end - first) * inner, large
                 _normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, hints)
         fence()
 
 
-@kernel("OIPpPf")
-def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+@kernel("OIPwwPf")
+def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     blocks = n_blocks(x.shape)
     large = streams(y, x)
@@ -206,12 +206,12 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, affine: Any, work: Any
         block_moments(work, pointer(x, 0), x.shape, task // blocks, task % blocks)
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
-        work[c, 0] = affine[0, c] * statistics[2, c]
+        work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x.shape, chunk)
         c, end = _plane_at(x.shape, start)
         while start < stop:
-            numbers = statistics[0, c], work[c, 0], affine[1, c]
+            numbers = statistics[0, c], work[c, 0], np.float64(beta[c])
             _normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
             start = end
             end += x.shape[2]
@@ -241,10 +241,10 @@ def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
     """(mean, mean_dy, slope, scale) of a channel; vectors = (statistics, gamma)."""
     statistics, gamma = vectors
     inv_std = statistics[2, c]
-    return statistics[0, c], sums[1, c] / n, sums[0, c] * inv_std / n, gamma[c] * inv_std
+    return statistics[0, c], sums[1, c] / n, sums[0, c] * inv_std / n, np.float64(gamma[c]) * inv_std
 
 
-@kernel("OIIPpvP")
+@kernel("OIIPpwP")
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
@@ -260,13 +260,13 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
-                vectors = statistics[0, c], work[c, 0], work[c, 1], gamma[c] * statistics[2, c]
+                vectors = statistics[0, c], work[c, 0], work[c, 1], np.float64(gamma[c]) * statistics[2, c]
                 hints = (end - first) * inner, large
                 _gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, start + inner), vectors, hints)
         fence()
 
 
-@kernel("OIIPpvP")
+@kernel("OIIPpwP")
 def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     _, n_channels, inner = x.shape

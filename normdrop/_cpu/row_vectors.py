@@ -10,7 +10,7 @@ from typing import Any
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import load_part, pointer, store, store_part
 from normdrop._cpu.row_sums import BEYOND
-from normdrop._cpu.simd import LANES, splat, sqrt
+from normdrop._cpu.simd import LANES, splat, sqrt, widen
 
 
 @helper
@@ -62,14 +62,18 @@ def spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
 
 @helper
 def finish_statistics(statistics: Any, affine: Any, eps: Any, rows: Any, channels: Any) -> None:
-    """statistics[2] = 1 / sqrt(variance + eps), and rows = (mean, gamma * inv_std, beta, ...) in [first, end)."""
+    """statistics[2] = 1 / sqrt(variance + eps), and rows = (mean, gamma * inv_std, beta, ...) in [first, end).
+
+    affine = (gamma, beta).
+    """
+    gamma, beta = affine
     n_channels = statistics.shape[1]
     for c in range(channels[0], channels[1], LANES):
         inv_std = splat(1.0) / sqrt(row_part(statistics, 1, c) + splat(eps))
         store_part(pointer(statistics, 2 * n_channels), c, inv_std, 0, n_channels)
         store(rows[0], c, row_part(statistics, 0, c))
-        store(rows[1], c, row_part(affine, 0, c) * inv_std)
-        store(rows[2], c, row_part(affine, 1, c))
+        store(rows[1], c, widen(load_part(gamma, c, 0, n_channels)) * inv_std)
+        store(rows[2], c, widen(load_part(beta, c, 0, n_channels)))
 
 
 @helper
@@ -84,4 +88,4 @@ def finish_gradients(sums: Any, vectors: Any, n: Any, rows: Any, channels: Any) 
         inv_std = row_part(statistics, 2, c)
         store(rows[1], c, row_part(sums, 1, c) / splat(n))
         store(rows[2], c, row_part(sums, 0, c) * inv_std / splat(n))
-        store(rows[3], c, load_part(gamma, c, 0, n_channels) * inv_std)
+        store(rows[3], c, widen(load_part(gamma, c, 0, n_channels)) * inv_std)

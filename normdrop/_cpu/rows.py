@@ -199,8 +199,8 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         _normalize_task(y, x, task, width, (mean, scale, shift))
 
 
-@kernel("OIPpPf")
-def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any) -> None:
+@kernel("OIPwwPf")
+def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel. Parallel over tiles, then over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]
@@ -208,7 +208,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, affine: Any, work: Any, eps: Any
         tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
     merge_moments(statistics, pointer(work, 0), x.shape, grid, (0, width))
     rows = channel_rows(work, grid)
-    finish_statistics(statistics, affine, eps, rows, (0, x.shape[1]))
+    finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))
     for task in prange(_n_tasks(y, x, width)):
         _normalize_task(y, x, task, width, (rows[0], rows[1], rows[2]))
@@ -224,7 +224,7 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
 
 
-@kernel("OIIPpvP")
+@kernel("OIIPpwP")
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks."""
     grid = grid_of(x.shape)

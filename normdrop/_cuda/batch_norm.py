@@ -224,16 +224,29 @@ def normalize(y: DeviceArray, x: DeviceArray, vectors: DeviceArray) -> None:
         _plane_normalize(x.dtype, plan.blocks, y, x, vectors, n_channels, inner, plan.shift, aligned)
 
 
-def batch_norm(y: DeviceArray, x: DeviceArray, statistics: DeviceArray, affine: DeviceArray, eps: float) -> None:
+def _rows(like: DeviceArray, *given: DeviceArray) -> DeviceArray:
+    """Vectors per channel as rows of one array of float64."""
+    rows = like.empty((len(given), given[0].size), _FLOAT64)
+    for k, vector in enumerate(given):
+        rows[k] = vector
+    return rows
+
+
+def batch_norm(
+    y: DeviceArray, x: DeviceArray, statistics: DeviceArray, gamma: DeviceArray, beta: DeviceArray, eps: float
+) -> None:
     """Fill the statistics, and y = gamma * (x - mean) / sqrt(var + eps) + beta: three kernels."""
     vectors = scratch(x, 3 * x.shape[1], 1)
-    _merged_moments(statistics, x, vectors, affine, eps)
+    _merged_moments(statistics, x, vectors, _rows(x, gamma, beta), eps)
     normalize(y, x, vectors)
 
 
-def inference_vectors(vectors: DeviceArray, given: DeviceArray, eps: float) -> None:
-    """Fill in what `normalize` needs, and 1 / sqrt(variance + eps)."""
-    n_channels = given.shape[1]
+def inference_vectors(
+    vectors: DeviceArray, mean: DeviceArray, var: DeviceArray, gamma: DeviceArray, beta: DeviceArray, eps: float
+) -> None:
+    """Fill in what `normalize` needs, and 1 / sqrt(var + eps)."""
+    n_channels = mean.size
+    given = _rows(vectors, mean, var, gamma, beta)
     merging.fill_vectors(_FLOAT64, n_blocks(n_channels, THREADS), vectors, given, n_channels, eps)
 
 
@@ -250,7 +263,7 @@ def batch_norm_backward(
     plan = _plan(x.shape)
     aligned = _aligned(plan.by_rows, x, dy, dx)
     vectors = scratch(x, 4 * n_channels, 1)
-    _merged_gradients(sums, dy, x, statistics, vectors, gamma, outer * inner)
+    _merged_gradients(sums, dy, x, statistics, vectors, gamma.astype(_FLOAT64), outer * inner)
     if plan.by_rows:
         shape = n_channels * inner, inner, outer
         _row_gradient(x.dtype, plan.blocks, dx, dy, x, vectors, *shape, plan.shift, aligned)

@@ -127,7 +127,7 @@ def batch_norm(
     x = _checks.array(x, "x")
     channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    affine = per_channel.rows(2, gamma, beta, n_channels, x)
+    scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     eps = _checks.eps(eps)
     if x.size == n_channels > 0:
         raise ValueError(
@@ -136,6 +136,7 @@ def batch_norm(
         )
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
+        scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
     y, buffer = _layout.target(x, layout, out)
@@ -143,7 +144,7 @@ def batch_norm(
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
-        _backend.select(x).batch_norm(folded_y, folded_x, statistics, affine, eps)
+        _backend.select(x).batch_norm(folded_y, folded_x, statistics, scale, shift, eps)
     else:
         statistics.fill(np.nan)
     y = _layout.finish(y, buffer)
@@ -210,14 +211,12 @@ def batch_norm_backward(
     sums = per_channel.empty(2, x.shape[axis], x)
     if x.size:
         fold = layout.fold(x.shape, axis)
-        _backend.select(x).batch_norm_backward(
-            layout.folded(buffer, fold),
-            layout.folded(dy, fold),
-            layout.folded(x, fold),
-            sums,
-            _checks.array(context.statistics, "statistics"),
-            per_channel.scale(context.gamma, x.shape[axis], x),
-        )
+        folded_dx, folded_dy, folded_x = layout.folded(buffer, fold), layout.folded(dy, fold), layout.folded(x, fold)
+        statistics = _checks.array(context.statistics, "statistics")
+        (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
+        if out is not None:
+            scale = _overlap.apart(scale, out)
+        _backend.select(x).batch_norm_backward(folded_dx, folded_dy, folded_x, sums, statistics, scale)
     else:
         sums.fill(0.0)
     dgamma, dbeta = per_channel.gradients(sums, x, context.gamma)

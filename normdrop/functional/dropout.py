@@ -15,8 +15,8 @@ from normdrop.functional.masking import (
     Scaling,
     apply,
     keep_prob_of,
+    law_of,
     mask_of,
-    scale_of,
     threshold_of,
 )
 from normdrop.random import RNG, as_stream, check_rng
@@ -139,27 +139,25 @@ def dropout(
     True
     """
     x = _checks.array(x, "x")
-    threshold = threshold_of(_checks.probability(p))
-    if scaling not in SCALINGS:
-        _checks.choice(scaling, "scaling", SCALINGS)
-    shared = _shared_axes(shared_axes, x.ndim)
-    context = DropoutContext(x.shape, x.dtype, threshold, scale_of(threshold, scaling), shared)
+    threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
+    law = x.shape, x.dtype, threshold, scale, _shared_axes(shared_axes, x.ndim)
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
-        mask = _checks.mask(mask, context.mask_shape, x)
-        context = context._replace(mask=_device.native(mask))
+        mask = _checks.mask(mask, DropoutContext(*law).mask_shape, x)
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
     check_rng(rng)
+    if mask is not None:
+        context = DropoutContext(*law, mask=_device.native(mask))
+        return _result(apply(x, context, out), x, context, return_mask)
     if x.size == 0:
-        context = context._replace(threshold=0)  # nothing is dropped, and a mask of shared axes keeps everything
-    if mask is not None or x.size == 0:
+        context = DropoutContext(*law)._replace(threshold=0)  # so that a mask of shared axes keeps everything
         return _result(apply(x, context, out), x, context, return_mask)
     stream, call = as_stream(rng), None
     try:
         call = stream.take()
-        context = context._replace(key=stream.key, call=call)
+        context = DropoutContext(*law, stream.key, call)
         return _result(apply(x, context, out), x, context, return_mask)
     except BaseException:
         if call is not None:

@@ -95,10 +95,10 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    given = per_channel.rows(4, gamma, beta, n_channels, x)
-    given[0] = _checks.channels(mean, "mean", n_channels, x)
-    given[1] = _checks.channels(var, "var", n_channels, x)
-    _checks.not_negative(given[1], "var")
+    mean, var, scale, shift = per_channel.vectors(
+        ("mean", "var", "gamma", "beta"), (mean, var, gamma, beta), n_channels, x
+    )
+    _checks.not_negative(var, "var")
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
@@ -106,12 +106,12 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     dense, layout = _layout.dense(x)
     backend = _backend.select(x)
     vectors = per_channel.empty(4, n_channels, x)
-    backend.inference_vectors(vectors, given, eps)
+    backend.inference_vectors(vectors, mean, var, scale, shift, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
         kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
         statistics = per_channel.empty(3, n_channels, x)
-        statistics[0], statistics[1], statistics[2] = given[0], given[1], vectors[3]
+        statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
         context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
     y, buffer = _layout.target(x, layout, out)
     if x.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,12 +55,14 @@ def keep_prob_of(threshold: int) -> float:
     return 1.0 - threshold / 2.0**32
 
 
-def scale_of(threshold: int, scaling: Scaling) -> float:
-    """Factor of the kept elements in training."""
+@lru_cache(maxsize=256)
+def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
+    """T, and the factor of the kept elements in training."""
+    threshold = threshold_of(p)
     if scaling == "original":
-        return 1.0
+        return threshold, 1.0
     keep_prob = keep_prob_of(threshold)
-    return 1.0 / keep_prob if keep_prob > 0 else 0.0
+    return threshold, 1.0 / keep_prob if keep_prob > 0 else 0.0
 
 
 def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,10 +11,9 @@ import numpy.typing as npt
 from normdrop import _checks, _device
 
 Array: TypeAlias = npt.NDArray[Any]
-Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
-_FLOAT64 = np.dtype(np.float64)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def empty(n_rows: int, n_channels: int, x: Array) -> Vectors:
@@ -31,21 +31,28 @@ def axis(x: Array, channel_axis: int) -> int:
     return _checks.axis(channel_axis, "channel_axis", x.ndim)
 
 
-def rows(n_rows: int, gamma: Array | None, beta: Array | None, n_channels: int, x: Array) -> Vectors:
-    """Return rows of float64, where `x` is; the last two hold gamma and beta, after checks, else ones and zeros."""
-    vectors = empty(n_rows, n_channels, x)
-    vectors[n_rows - 2] = 1.0 if gamma is None else _checks.channels(gamma, "gamma", n_channels, x)
-    vectors[n_rows - 1] = 0.0 if beta is None else _checks.channels(beta, "beta", n_channels, x)
-    return vectors
+def vectors(names: tuple[str, ...], given: tuple[Array | None, ...], n_channels: int, x: Array) -> Sequence[Array]:
+    """Return vectors after checks, as backends take them; None stands for the ones of gamma or the zeros of beta."""
+    shape, dtype = (n_channels,), _FLOAT64 if x.dtype == _FLOAT64 else getattr(given[0], "dtype", None)
+    for v in given:  # the usual ones first
+        if type(v) is not np.ndarray or v.dtype is not dtype or v.shape != shape or not v.flags.carray:
+            break
+    else:
+        if type(x) is np.ndarray and dtype in (_FLOAT32, _FLOAT64):
+            return given  # type: ignore[return-value]  # none is None
+    pairs = zip(names, given, strict=True)
+    checked = [None if v is None else _checks.channels(v, name, n_channels, x) for name, v in pairs]
+    wide = x.dtype == _FLOAT64 or any(v is not None and v.dtype == _FLOAT64 for v in checked)
+    dtype = _FLOAT64 if wide else _FLOAT32
+    return [_taken(v, float(name == "gamma"), shape, dtype, x) for name, v in zip(names, checked, strict=True)]
 
 
-def scale(gamma: Array | None, n_channels: int, x: Array) -> Vector:
-    """Return gamma in float64, where `x` is, after checks; ones for none."""
-    if gamma is not None:
-        return _checks.channels(gamma, "gamma", n_channels, x).astype(_FLOAT64)
-    ones: Vector = _device.empty((n_channels,), _FLOAT64, x)
-    ones.fill(1.0)
-    return ones
+def _taken(v: Array | None, default: float, shape: tuple[int], dtype: np.dtype[Any], x: Array) -> Array:
+    if v is not None:
+        return v if v.dtype == dtype and v.flags.c_contiguous and v.flags.aligned else v.astype(dtype)
+    constant: Array = _device.empty(shape, dtype, x)
+    constant.fill(default)
+    return constant
 
 
 def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
@@ -57,5 +64,5 @@ def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
 
 def gradients(sums: Vectors, x: Array, gamma: Array | None) -> tuple[Array, Array]:
     """Return dgamma and dbeta in the dtype of gamma."""
-    dgamma, dbeta = sums.astype(_parameter_dtype(x, gamma))
-    return _device.native(dgamma), _device.native(dbeta)
+    rows = sums.astype(_parameter_dtype(x, gamma))
+    return _device.native(rows[0]), _device.native(rows[1])

@@ -237,8 +237,7 @@ class BatchNorm(Layer):
             self._context = context
             return
         n = x.size // self._num_features
-        num_batches, num_values = self.num_batches, self.num_values
-        before = {"_context": self._context, "num_batches": num_batches, "num_values": num_values}
+        before, num_batches, num_values = self._context, self.num_batches, self.num_values
         old = num_values / (num_values + n) if self._momentum is None else self._momentum
         saved = running.snapshot(mean, var)
         try:
@@ -247,7 +246,7 @@ class BatchNorm(Layer):
                 self.num_batches = num_batches + 1
                 self.num_values = num_values + n
         except BaseException as error:
-            vars(self).update(before)
+            vars(self).update(_context=before, num_batches=num_batches, num_values=num_values)
             running.restore(mean, var, saved)
             if isinstance(error, Exception) and out is not None:
                 target = _device.view(out)

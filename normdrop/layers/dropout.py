@@ -129,19 +129,14 @@ class Dropout(Layer):
         if not self.training:
             if mask is not None:
                 raise ValueError("mask is for training; inference drops nothing. Call train() or leave out mask.")
-            y, context = functional.dropout_inference(x, self._p, scaling=self._scaling, out=out)
-        else:
-            stream = self.stream if mask is None else None
-            return self._drawn(x, stream, {"shared_axes": axes, "scaling": self._scaling, "mask": mask, "out": out})
-        self._context = context
-        return y
-
-    def _drawn(self, x: Array, stream: MaskStream | None, options: dict[str, Any]) -> Array:
-        """Apply dropout and keep the context; all or nothing, whatever interrupts it."""
+            y, self._context = functional.dropout_inference(x, self._p, scaling=self._scaling, out=out)
+            return y
+        stream = self.stream if mask is None else None
         before, context = self._context, None
-        y: Array
-        try:
-            y, context = functional.dropout(x, self._p, rng=stream, **options)
+        try:  # all or nothing, whatever interrupts it
+            y, context = functional.dropout(
+                x, self._p, shared_axes=axes, scaling=self._scaling, rng=stream, mask=mask, out=out
+            )
             self._context = context
             return y
         except BaseException:
