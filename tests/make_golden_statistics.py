@@ -18,13 +18,14 @@ import numpy as np
 GOLDEN = Path(__file__).parent / "data" / "golden_statistics.json"
 SHOWN = 3  # channels whose numbers are in the file; a digest stands for all
 
-# Both loop orders, one block and several, joined rows and left-over ones; C = 1, two values, planes of one value.
+# Both loop orders, one block and several, joined rows, left-over and wide ones; C = 1, two values, planes of one value.
 CASES: list[tuple[tuple[int, ...], int]] = [
     ((2, 70), 1),
     ((5, 3), 1),
     ((37, 5), 1),
     ((300, 1), 1),
     ((1037, 67), 1),
+    ((300, 600), 1),
     ((2, 3, 37), 1),
     ((3, 5, 7), 1),
     ((3, 7, 5), -1),

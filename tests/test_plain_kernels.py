@@ -20,18 +20,23 @@ CLOSE = {"rtol": 2e-7, "atol": 1e-9}
 
 @pytest.fixture(params=[32, 1 << 30], ids=["long runs", "short runs"])
 def small(request, monkeypatch) -> Any:
-    """Make everything large: streamed, in strips, in blocks, in several tasks."""
+    """Make everything large: streamed, wide, in blocks, in several tasks."""
     modules = {
         name: importlib.import_module(f"normdrop._cpu.{name}")
-        for name in ("batch_norm", "dropout", "planes", "plane_sums", "rows", "row_sums", "streaming", "transposed")
-    }
+        for name in (
+            "batch_norm", "dropout", "planes", "plane_sums", "rows", "row_loops", "row_sums", "streaming", "transposed",
+        )
+    }  # fmt: skip
     monkeypatch.setattr(modules["streaming"], "_LARGE", 0)
     monkeypatch.setattr(modules["streaming"], "_LONG", request.param)
     monkeypatch.setattr(modules["planes"], "_CHUNK", 200)
-    monkeypatch.setattr(modules["rows"], "_CHUNK", 200)
+    monkeypatch.setattr(modules["rows"], "_CHUNK", 600)
     monkeypatch.setattr(modules["plane_sums"], "_BLOCK", 64)
     monkeypatch.setattr(modules["row_sums"], "_BLOCK", 256)
     monkeypatch.setattr(modules["rows"], "_STRIP", 64)
+    monkeypatch.setattr(modules["row_sums"], "_MIN_ROWS", 16)
+    monkeypatch.setattr(modules["row_loops"], "_CACHED", 200)
+    monkeypatch.setattr(modules["row_loops"], "_STREAMED", 280)
     modules["batch_norm"]._plan.cache_clear()
     yield modules
     monkeypatch.undo()
@@ -49,7 +54,7 @@ def _placed(values, first, fill=None):
 @pytest.mark.parametrize("first", [0, 1, 5])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "shape", [(3, 2, 700), (5, 3, 17), (2, 40, 33), (2, 19, 130), (300, 5), (100, 70), (2, 33, 3)], ids=str
+    "shape", [(3, 2, 700), (5, 3, 17), (2, 40, 33), (2, 19, 130), (300, 5), (100, 70), (101, 96), (2, 33, 3)], ids=str
 )
 def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monkeypatch, shape, dtype, first, one_go):
     monkeypatch.setattr(small["batch_norm"], "_in_one_go", lambda *_: one_go)

@@ -13,6 +13,7 @@ from numba import njit
 
 from normdrop import _reference
 from normdrop._cpu import plane_sums, planes, row_sums, rows, transposed
+from normdrop._cpu.streaming import streams
 
 LAW = runpy.run_path(str(Path(__file__).parent / "make_golden_masks.py"))  # plain integers, the text of the law
 
@@ -62,8 +63,9 @@ def tile_of(shape, task):
 
 
 @njit
-def runs_of(y, x, width, task):
-    return rows._n_tasks(y, x, width), rows._runs(y, x, width, task)
+def range_of(y, x, width, n_vectors, task):
+    tasks = rows._tasks(y, width, n_vectors, streams(y, x))
+    return tasks, rows._range(tasks, task, x.size)
 
 
 @njit
@@ -142,23 +144,19 @@ def test_blocks_of_rows_and_their_tiles_hold_every_element_once(shape) -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_tasks_of_rows_tile_the_array_in_whole_rows_or_chunks(shape, in_place) -> None:
+def test_tasks_of_rows_tile_the_array_in_pairs_of_rows_or_chunks(shape, in_place) -> None:
     outer, n_channels, inner = shape
     size, width = outer * n_channels * inner, row_sums.geometry(shape)[1]
     x, y = vast(size), vast(size)
-    n_tasks = runs_of(x if in_place else y, x, width, 0)[0]
-    before = 0
-    for task in some(n_tasks):
-        first, end, step, length = runs_of(x if in_place else y, x, width, task)[1]
-        if task == 0:
-            elements = end
-        assert first == task * elements
-        assert end == min(first + elements, size) > first >= before
-        assert 0 < length <= step
-        assert step == width or (step == length >= elements)
-        assert first % step == 0 or step != width
-        before = end
-    assert end == size
+    for n_vectors in (3, 4):
+        n_tasks, elements, together, large = range_of(x if in_place else y, x, width, n_vectors, 0)[0]
+        assert large == (not in_place and size > 1 << 22)
+        assert not (together and large and width % 16)
+        assert elements % (2 * width) == 0 or not together
+        assert (n_tasks - 1) * elements < size <= n_tasks * elements
+        for task in some(n_tasks):
+            first, end = range_of(x if in_place else y, x, width, n_vectors, task)[1]
+            assert (first, end) == (task * elements, min(task * elements + elements, size))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from normdrop.random import MaskStream
 pytestmark = pytest.mark.jit
 
 N = 5_000_000  # float32: 20 MB, more than normdrop._cpu.streaming calls large
+# Rows of whole cache lines or not, larger than what is large or not, in pairs and one left.
+WIDE = (2501, 2000), (2501, 2001), (1001, 1501), (901, 5600)
 MAP = (37, 40, 58, 59)  # planes whose starts are aligned to 16 bytes for some channels and not for others
 
 
@@ -63,7 +65,8 @@ def test_a_large_dropout_with_shared_axes_gives_the_reference_bits(shared_axes):
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "channel_axis"), [(MAP, 1), (MAP, 3), ((N // 64, 64), 1), ((N // 66, 66), 1), ((N // 3 + 1, 3), 1)]
+    ("shape", "channel_axis"),
+    [(MAP, 1), (MAP, 3), ((N // 64, 64), 1), ((N // 66, 66), 1), ((N // 3 + 1, 3), 1), *((rows, 1) for rows in WIDE)],
 )
 def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape, channel_axis, in_place):
     x, dy = array(shape), array(shape, 1)
@@ -89,7 +92,7 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
 
 @pytest.mark.parametrize(
     ("shape", "channel_axis"),
-    [((37, 53, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1)],
+    [((37, 53, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1), ((3301, 2016), 1)],
 )
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.cold)])
 def test_a_large_batch_norm_of_two_bytes_gives_the_float32_bits_rounded(shape, channel_axis, dtype):

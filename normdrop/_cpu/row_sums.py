@@ -25,6 +25,7 @@ from normdrop._cpu.simd import LANES, splat, widen
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
+_MIN_ROWS = 1 << 7  # per block; to finish a block and to merge it take as long as ten of its rows or more
 _MIN_WIDTH = 64  # rows narrower than this are joined
 TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
@@ -39,7 +40,7 @@ def geometry(shape: Any) -> Any:
     outer, n_channels, inner = shape
     joined = max(1, min(outer, (_MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
     width = joined * n_channels * inner
-    per_block = min(_MAX_ROWS, max(LANES, _BLOCK // width))
+    per_block = min(_MAX_ROWS, max(_MIN_ROWS, _BLOCK // width))
     n_blocks = max(1, (outer // joined + per_block - 1) // per_block)
     return outer * n_channels * inner, width, (width + BEYOND + LANES - 1) // LANES * LANES, per_block, n_blocks
 
