@@ -13,7 +13,7 @@ import numpy as np
 
 from normdrop._cpu.arithmetic import centered
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, load
+from normdrop._cpu.memory import element, load, prefetch
 from normdrop._cpu.simd import LANES, splat, sum_lanes, widen
 
 # Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
@@ -54,8 +54,11 @@ def _block(shape: Any, channel: Any, b: Any) -> Any:
 
 
 @helper
-def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
-    """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q)."""
+def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any) -> Any:
+    """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q).
+
+    What of b lies `ahead` elements ahead is asked for, if `ahead` is positive.
+    """
     start, n_planes, length = block
     p, q = shifts
     ps, qs = splat(p), splat(q)
@@ -65,6 +68,9 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
         i = start + plane * stride
         stop = i + length
         while i + 2 * LANES <= stop:
+            if ahead > 0:
+                prefetch(b, i + ahead)
+                prefetch(b, i + ahead + LANES)
             u0 = widen(load(a, i)) - ps
             u1 = widen(load(a, i + LANES)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
@@ -73,6 +79,8 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
             s1 += u1
             i += 2 * LANES
         if i + LANES <= stop:
+            if ahead > 0:
+                prefetch(b, i + ahead)
             u0 = widen(load(a, i)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
             s0 += u0
@@ -86,11 +94,12 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any) -> Any:
 
 
 @helper
-def block_moments(work: Any, x: Any, shape: Any, channel: Any, b: Any) -> None:
-    """work[channel, 2b], [.., 2b + 1] = mean of block b of a channel and sum of squares about it."""
+def block_moments(work: Any, x: Any, places: Any, ahead: Any) -> None:
+    """work[channel, 2b], [.., 2b + 1] = mean of a block and sum of squares about it; places = (shape, channel, b)."""
+    shape, channel, b = places
     block = _block(shape, channel, b)
     shift = element(x, block[0])
-    s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift))
+    s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift), ahead)
     offset, m2 = centered(s, t, block[1] * block[2])
     work[channel, 2 * b], work[channel, 2 * b + 1] = shift + offset, m2
 
@@ -113,10 +122,10 @@ def merged_moments(work: Any, shape: Any, channel: Any) -> Any:
 
 
 @helper
-def block_gradients(work: Any, dy: Any, x: Any, places: Any, mean: Any) -> None:
-    """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block; places = (shape, channel, b)."""
-    shape, channel, b = places
-    s, t = _block_sums(dy, x, _block(shape, channel, b), shape[1] * shape[2], (0.0, mean))
+def block_gradients(work: Any, arrays: Any, places: Any, mean: Any, ahead: Any) -> None:
+    """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block as of `block_moments`."""
+    (dy, x), (shape, channel, b) = arrays, places
+    s, t = _block_sums(dy, x, _block(shape, channel, b), shape[1] * shape[2], (0.0, mean), ahead)
     work[channel, 2 * b], work[channel, 2 * b + 1] = s, t
 
 

@@ -87,7 +87,10 @@ def _normalize_run(y: Any, x: Any, run: Any, vectors: Any, hints: Any) -> None:
 
 @helper
 def _gradient_run(arrays: Any, run: Any, vectors: Any, hints: Any) -> None:
-    """dx of `_formulas.input_gradient` on a run; arrays = (dx, dy, x), vectors = (mean, mean_dy, slope, scale)."""
+    """dx of `_formulas.input_gradient` on a run; arrays = (dx, dy, x), vectors = (mean, mean_dy, slope, scale).
+
+    hints = (elements from here to what is needed next of x, of dy, whether long runs are streamed).
+    """
     dx, dy, x = arrays
     i, stop = run
     means, means_dy, slopes, scales = splat(vectors[0]), splat(vectors[1]), splat(vectors[2]), splat(vectors[3])
@@ -95,25 +98,27 @@ def _gradient_run(arrays: Any, run: Any, vectors: Any, hints: Any) -> None:
         x0, d0 = load_part(x, i, i, stop), load_part(dy, i, i, stop)
         store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, stop)
         return
-    ahead, streaming = hints[0], hints[1] and is_long(stop - i)
+    ahead_x, ahead_dy, streaming = hints[0], hints[1], hints[2] and is_long(stop - i)
     head = first_whole(dx, i, stop, streaming)
     if head > i:
         x0, d0 = load_part(x, i, i, head), load_part(dy, i, i, head)
         store_part(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), i, head)
         i = head
     while i + 3 * LANES <= stop:
-        if ahead > 0:
-            _ask(x, i + ahead, 2)
-            _ask(dy, i + ahead, 2)
+        if ahead_x > 0:
+            _ask(x, i + ahead_x, 2)
+        if ahead_dy > 0:
+            _ask(dy, i + ahead_dy, 2)
         x0, x1, d0, d1 = load(x, i), load(x, i + LANES), load(dy, i), load(dy, i + LANES)
         put(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), streaming)
         put(dx, i + LANES, input_gradient(widen(d1), widen(x1), means, means_dy, slopes, scales), streaming)
         i += 2 * LANES
     last_x, last_dy = load(x, stop - LANES), load(dy, stop - LANES)
     while i + LANES <= stop:
-        if ahead > 0:
-            _ask(x, i + ahead, 1)
-            _ask(dy, i + ahead, 1)
+        if ahead_x > 0:
+            _ask(x, i + ahead_x, 1)
+        if ahead_dy > 0:
+            _ask(dy, i + ahead_dy, 1)
         put(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales), streaming)
         i += LANES
     if i < stop and streaming:
@@ -141,7 +146,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
     blocks = n_blocks(x.shape)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x, 0), x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x, 0), (x.shape, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
         statistics[0, c], statistics[1, c] = merged_moments(work, x.shape, c)
 
@@ -169,6 +174,15 @@ def _channels_at_once(shape: Any) -> Any:
 
 
 @helper
+def _ahead(shape: Any, n: Any) -> Any:
+    """Elements to the next n channels, which are asked for: (while sums are taken, while results are written).
+
+    Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed.
+    """
+    return (n * shape[2], 0) if shape[0] * shape[2] <= _SLAB else (0, n * shape[2])
+
+
+@helper
 def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
     """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps); moments = (mean, variance)."""
     statistics[0, c], statistics[1, c] = moments
@@ -183,17 +197,17 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     at_once = _channels_at_once(x.shape)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
+        ahead = _ahead(x.shape, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_moments(work, pointer(x, 0), x.shape, c, b)
+                block_moments(work, pointer(x, 0), (x.shape, c, b), ahead[0])
             _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
             work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], np.float64(beta[c])
-                hints = (end - first) * inner, large
-                _normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, hints)
+                _normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, (ahead[1], large))
         fence()
 
 
@@ -203,7 +217,7 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     blocks = n_blocks(x.shape)
     large = streams(y, x)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x, 0), x.shape, task // blocks, task % blocks)
+        block_moments(work, pointer(x, 0), (x.shape, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
         work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
@@ -225,7 +239,7 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     blocks = n_blocks(x.shape)
     for task in prange(x.shape[1] * blocks):
         c = task // blocks
-        block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, c, task % blocks), statistics[0, c])
+        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, task % blocks), statistics[0, c], 0)
     for c in range(x.shape[1]):
         _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
 
@@ -252,16 +266,17 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     at_once = _channels_at_once(x.shape)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
+        ahead = _ahead(x.shape, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
-                block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, c, b), statistics[0, c])
+                block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, b), statistics[0, c], ahead[0])
             _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
             _, work[c, 0], work[c, 1], _ = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
         for o in range(outer):
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], work[c, 1], np.float64(gamma[c]) * statistics[2, c]
-                hints = (end - first) * inner, large
+                hints = ahead[1], (end - first) * inner, large
                 _gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, start + inner), vectors, hints)
         fence()
 
@@ -273,8 +288,8 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
     blocks = n_blocks(x.shape)
     large = streams(dx, x) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
-        channel = task // blocks
-        block_gradients(work, pointer(dy, 0), pointer(x, 0), (x.shape, channel, task % blocks), statistics[0, channel])
+        channel, b = task // blocks, task % blocks
+        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, channel, b), statistics[0, channel], 0)
     for channel in range(n_channels):
         _finish_sums(sums, channel, merged_gradients(work, x.shape, channel), statistics[2, channel])
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
@@ -282,7 +297,9 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
         c, end = _plane_at(x.shape, start)
         while start < stop:
             vectors = _gradient_vectors(sums, c, np.float64(x.shape[0] * inner), (statistics, gamma))
-            _gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, min(end, stop)), vectors, (0, large))
+            _gradient_run(
+                (pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, min(end, stop)), vectors, (0, 0, large)
+            )
             start = end
             end += inner
             c = c + 1 if c + 1 < n_channels else 0
