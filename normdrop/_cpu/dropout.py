@@ -13,8 +13,10 @@ from normdrop._cpu.half import stored
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.mask_law import GROUP, PAIR, draw, kept
 from normdrop._cpu.memory import (
+    CACHE_LINE,
     STREAM_ALIGNMENT,
     address,
+    item_size,
     load,
     load_part,
     pointer,
@@ -113,14 +115,9 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
 
 
 @helper
-def _scale_run(y: Any, x: Any, run: Any, scale: Any) -> None:
-    """y = scale * x on run = (start, stop, whether long runs are streamed)."""
-    start, stop = run[0], run[1]
-    factors = splat_for(x, scale)
-    streaming = run[2] and is_long(stop - start)
-    i = first_whole(y, start, stop, streaming)
-    if i > start:
-        store_part(y, start, load_part(x, start, start, i) * factors, start, i)
+def _scale_vectors(y: Any, x: Any, run: Any, factors: Any) -> Any:
+    """y = factors * x on the whole vectors of run = (start, stop, whether streamed); return where they end."""
+    i, stop, streaming = run
     while i + 4 * LANES <= stop:
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
         put(y, i, x0 * factors, streaming)
@@ -131,24 +128,30 @@ def _scale_run(y: Any, x: Any, run: Any, scale: Any) -> None:
     while i + LANES <= stop:
         put(y, i, load(x, i) * factors, streaming)
         i += LANES
-    if i < stop:
-        store_part(y, i, load_part(x, i, i, stop) * factors, i, stop)
+    return i
 
 
 @helper
-def _zero_run(y: Any, x: Any, run: Any) -> None:
-    """y = +0 on a run as of `_scale_run`; x is not read."""
-    start, stop = run[0], run[1]
-    zeros = splat_for(x, 0.0)
-    streaming = run[2] and is_long(stop - start)
-    i = first_whole(y, start, stop, streaming)
-    if i > start:
-        store_part(y, start, zeros, start, i)
+def _zero_vectors(y: Any, zeros: Any, run: Any) -> Any:
+    """y = +0 on the whole vectors of a run as of `_scale_vectors`; return where they end."""
+    i, stop, streaming = run
     while i + LANES <= stop:
         put(y, i, zeros, streaming)
         i += LANES
-    if i < stop:
-        store_part(y, i, zeros, i, stop)
+    return i
+
+
+@helper
+def _plane_bits(mask: Any, place: Any, length: Any, n: Any) -> Any:
+    """Which of n elements, at most 16, are in planes that are kept, as bits; place = (plane of the first, its rest)."""
+    plane, end = place
+    bits, first = 0, 0
+    while first < n:
+        end = min(end, n)
+        if mask[plane]:
+            bits |= (1 << end) - (1 << first)
+        plane, first, end = plane + 1, end, end + length
+    return np.uint16(bits)
 
 
 @helper
@@ -181,19 +184,41 @@ def _mask_run(y: Any, x: Any, mask: Any, run: Any, scale: Any) -> None:
 
 @kernel("oimnf")
 def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
-    """y[a, s] = scale * x[a, s] where mask[a], else +0; flat arrays, planes of `length`. Parallel over chunks."""
+    """y[a, s] = scale * x[a, s] where mask[a], else +0; flat arrays, planes of `length`. Parallel over chunks.
+
+    Vectors follow flat memory, so that whole lines can be streamed however short the planes are.
+    """
     n = x.size
-    large = streams(y, x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
-        while start < stop:
-            plane = start // length
-            end = min(stop, plane * length + length)
+        factors, zeros = splat_for(x, scale), splat_for(x, 0.0)
+        whole = LANES * item_size(y) % CACHE_LINE == 0  # a line is streamed at once
+        streaming = streams(y, x) and is_long(min(stop - start, length) if not whole else stop - start)
+        to, source = pointer(y, 0), pointer(x, 0)
+        i = first_whole(to, start, stop, streaming)
+        plane = start // length
+        end = plane * length + length
+        if i > start:
+            bits = _plane_bits(mask, (plane, end - start), length, i - start)
+            store_part(to, start, keep(bits, load_part(source, start, start, i) * factors), start, i)
+        while i + LANES <= stop:
+            while end <= i:
+                plane += 1
+                end += length
             if mask[plane]:
-                _scale_run(pointer(y, 0), pointer(x, 0), (start, end, large), scale)
+                i = _scale_vectors(to, source, (i, min(end, stop), streaming), factors)
             else:
-                _zero_run(pointer(y, 0), pointer(x, 0), (start, end, large))
-            start = end
+                i = _zero_vectors(to, zeros, (i, min(end, stop), streaming))
+            if i < end and i + LANES <= stop:
+                bits = _plane_bits(mask, (plane, end - i), length, LANES)
+                put(to, i, keep(bits, load(source, i) * factors), streaming)
+                i += LANES
+        if i < stop:
+            while end <= i:
+                plane += 1
+                end += length
+            bits = _plane_bits(mask, (plane, end - i), length, stop - i)
+            store_part(to, i, keep(bits, load_part(source, i, i, stop) * factors), i, stop)
         fence()
 
 
