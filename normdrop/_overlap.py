@@ -14,11 +14,11 @@ Array: TypeAlias = npt.NDArray[Any]
 
 def is_possible(a: Array, b: Array) -> bool:
     """Whether the memory of two arrays overlaps, by its first and last address."""
-    if type(a) is type(b) is np.ndarray:
+    if _device.on_host(a):
+        if not _device.on_host(b):
+            return False
         owners = a.flags.owndata and b.flags.owndata  # of memory of their own, each
         return a is b if owners else np.may_share_memory(a, b)
-    if _device.on_host(a):
-        return _device.on_host(b) and np.may_share_memory(a, b)
     (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)
     return a_first < b_end and b_first < a_end
 

@@ -149,10 +149,10 @@ def test_tasks_of_rows_tile_the_array_in_pairs_of_rows_or_chunks(shape, in_place
     size, width = outer * n_channels * inner, row_sums.geometry(shape)[1]
     x, y = vast(size), vast(size)
     for n_vectors in (3, 4):
-        n_tasks, elements, together, large = range_of(x if in_place else y, x, width, n_vectors, 0)[0]
+        n_tasks, elements, strip, large = range_of(x if in_place else y, x, width, n_vectors, 0)[0]
         assert large == (not in_place and size > 1 << 22)
-        assert not (together and large and width % 16)
-        assert elements % (2 * width) == 0 or not together
+        assert not (strip and large and width % 16)
+        assert elements % (2 * width) == 0 or not strip
         assert (n_tasks - 1) * elements < size <= n_tasks * elements
         for task in some(n_tasks):
             first, end = range_of(x if in_place else y, x, width, n_vectors, task)[1]

@@ -192,8 +192,9 @@ def _mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
         factors, zeros = splat_for(x, scale), splat_for(x, 0.0)
-        whole = LANES * item_size(y) % CACHE_LINE == 0  # a line is streamed at once
-        streaming = streams(y, x) and is_long(min(stop - start, length) if not whole else stop - start)
+        # Vectors that are whole lines are streamed across the ends of planes, halves of lines within long planes.
+        run = stop - start if LANES * item_size(y) % CACHE_LINE == 0 else min(stop - start, length)
+        streaming = streams(y, x) and is_long(run)
         to, source = pointer(y, 0), pointer(x, 0)
         i = first_whole(to, start, stop, streaming)
         plane = start // length

@@ -43,10 +43,11 @@ _STRIP = 512  # columns whose vectors stay in the first-level cache; what is str
 
 @helper
 def _tasks(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
-    """Tasks of an element-wise loop: (number, elements of each, whether rows go side by side, whether streamed)."""
-    together = side_by_side(y, width, n_vectors, large)
-    elements = max(2, _CHUNK // width // 2 * 2) * width if together else _CHUNK
-    return (y.size + elements - 1) // elements, elements, together, large
+    """Tasks of an element-wise loop: (number, elements, columns of a strip if rows go side by side, if streamed)."""
+    strip, elements = 0, _CHUNK
+    if side_by_side(y, width, n_vectors, large):
+        strip, elements = width if large else _STRIP, max(2, _CHUNK // width // 2 * 2) * width
+    return (y.size + elements - 1) // elements, elements, strip, large
 
 
 @helper
@@ -60,10 +61,9 @@ def _range(tasks: Any, task: Any, size: Any) -> Any:
 def _normalize_task(arrays: Any, task: Any, tasks: Any, width: Any, vectors: Any) -> None:
     """y = (x - mean) * scale + shift per column on a task's elements; vectors = (mean, scale, shift)."""
     y, x = pointer(arrays[0], 0), pointer(arrays[1], 0)
-    _, _, together, large = tasks
+    _, _, strip, large = tasks
     start, stop = _range(tasks, task, arrays[1].size)
-    strip = width if large else _STRIP
-    if together:
+    if strip > 0:
         n_rows = (stop - start) // width
         for first in range(0, width, strip):
             part = pointer(vectors[0], first), pointer(vectors[1], first), pointer(vectors[2], first)
@@ -78,10 +78,9 @@ def _gradient_task(arrays: Any, task: Any, tasks: Any, width: Any, vectors: Any)
     """dx of `_formulas.input_gradient` on a task's elements; vectors = (mean, mean_dy, slope, scale)."""
     pointers = pointer(arrays[0], 0), pointer(arrays[1], 0), pointer(arrays[2], 0)
     mean, mean_dy, slope, scale = vectors
-    _, _, together, large = tasks
+    _, _, strip, large = tasks
     start, stop = _range(tasks, task, arrays[2].size)
-    strip = width if large else _STRIP
-    if together:
+    if strip > 0:
         n_rows = (stop - start) // width
         for first in range(0, width, strip):
             part = pointer(mean, first), pointer(mean_dy, first), pointer(slope, first), pointer(scale, first)

@@ -140,7 +140,8 @@ def dropout(
     """
     x = _checks.array(x, "x")
     threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
-    law = x.shape, x.dtype, threshold, scale, _shared_axes(shared_axes, x.ndim)
+    # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
+    law = x.shape, x.dtype, threshold if x.size else 0, scale, _shared_axes(shared_axes, x.ndim)
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
@@ -148,11 +149,8 @@ def dropout(
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
     check_rng(rng)
-    if mask is not None:
-        context = DropoutContext(*law, mask=_device.native(mask))
-        return _result(apply(x, context, out), x, context, return_mask)
-    if x.size == 0:
-        context = DropoutContext(*law)._replace(threshold=0)  # so that a mask of shared axes keeps everything
+    if mask is not None or x.size == 0:
+        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask))
         return _result(apply(x, context, out), x, context, return_mask)
     stream, call = as_stream(rng), None
     try:
