@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from normdrop import MaskStream, _reference, functional
+from normdrop._cpu import given_masks
 
 pytestmark = pytest.mark.jit
 
 KEY, CALL, THRESHOLD = (0x9E6C63D0, 0x1B56C4E9), 2**40 + 12345, round(0.3 * 2**32)
+# (outer, shared, length): rows shorter than a vector, as long, a little and much longer, images shorter than one, and
+# arrays large enough to be streamed and asked for ahead.
+FOLDED = [
+    (300, 11, 31), (3, 20_001, 1), (1, 1, 50_000), (50_001, 2, 1), (2, 3, 17_000), (40, 300, 5), (9, 700, 15),
+    (5, 600, 16), (5, 600, 17), (3001, 2, 3), (7, 90, 100), (2, 60_001, 33), (2, 300_001, 7), (1, 1, 4_000_003),
+]  # fmt: skip
 SIZES = [1, 127, 128, 129, 128 * 128 - 1, 128 * 128 + 1, 100_003]
 
 
@@ -49,20 +56,19 @@ def test_serial_and_parallel_masks_are_the_law(parallel):
 
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("folded", [(300, 11, 31), (3, 20_001, 1), (1, 1, 50_000), (50_001, 2, 1), (2, 3, 17_000)])
+@pytest.mark.parametrize("folded", FOLDED)
 def test_serial_and_parallel_application_of_a_mask_agree(parallel, dtype, folded):
-    kernels = kernels_of_dropout()
     n_outer, n_shared, length = folded
     x = np.random.default_rng(0).normal(size=folded).astype(dtype)
     mask = expected_mask(n_outer * length)
     y = np.full(x.size, np.nan, dtype)
-    elements = kernels._mask_elements.compile(np.dtype(dtype), parallel=parallel)
+    elements = given_masks.mask_elements.compile(np.dtype(dtype), parallel=parallel)
     elements(y, x.reshape(-1), mask, n_shared, length, 2.0)
     expected = np.where(mask.reshape(n_outer, 1, length), 2 * x, 0).astype(dtype)
     assert np.array_equal(y.reshape(folded), expected)
     if length == 1:
         y.fill(np.nan)
-        planes = kernels._mask_planes.compile(np.dtype(dtype), parallel=parallel)
+        planes = given_masks.mask_planes.compile(np.dtype(dtype), parallel=parallel)
         planes(y, x.reshape(-1), mask, n_shared, 2.0)
         assert np.array_equal(y.reshape(folded), expected)
 

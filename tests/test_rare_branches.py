@@ -134,7 +134,7 @@ def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
     dtypes = ["float32", "float16"]
     assert normdrop.warmup(dtypes=dtypes, parallel=False) == len(asked) == len(set(asked))
     assert {kernel.function.__name__ for kernel, _, _ in asked} >= {
-        "_dropout", "_keep_mask", "_mask_elements", "batch_norm_in_blocks", "_update_running", "_inference_vectors",
+        "_dropout", "_keep_mask", "mask_elements", "batch_norm_in_blocks", "_update_running", "_inference_vectors",
     }  # fmt: skip
     assert not any(parallel for _, _, parallel in asked)
     with pytest.raises(TypeError, match="dtypes must be"):
@@ -220,7 +220,7 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
     """The same kernel, generated in this process for a processor that cannot convert."""
     import importlib
 
-    from normdrop._cpu import half, launch
+    from normdrop._cpu import given_masks, half, launch
 
     kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
     kernels = importlib.import_module("normdrop._cpu.dropout")
@@ -229,7 +229,7 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
     expected = np.empty_like(x)
     kernels.apply_mask(expected.reshape(655, 1, 100), x.reshape(655, 1, 100), np.repeat(mask[:, None], 100, 1), 0.5)
     monkeypatch.setattr(half, "_has_half_instructions", lambda: False)
-    fresh = launch.Kernel(kernels._mask_planes.function, kernels._mask_planes.arguments)
+    fresh = launch.Kernel(given_masks.mask_planes.function, given_masks.mask_planes.arguments)
     y = np.full_like(x, 7)
     fresh.variant(kind, x.size)(half.stored(y), half.stored(x), mask, 100, 0.5)
     assert uncached

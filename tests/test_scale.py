@@ -12,7 +12,7 @@ import pytest
 from numba import njit
 
 from normdrop import _reference
-from normdrop._cpu import plane_sums, planes, row_sums, rows, transposed
+from normdrop._cpu import given_masks, plane_sums, planes, row_sums, rows, transposed
 from normdrop._cpu.streaming import streams
 
 LAW = runpy.run_path(str(Path(__file__).parent / "make_golden_masks.py"))  # plain integers, the text of the law
@@ -183,7 +183,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "is_far": lambda x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)
@@ -206,6 +206,33 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
             assert start + run <= size
     assert drawn[0][0] == 0
     assert written[-1][-1][0] + written[-1][-1][1] == size
+
+
+@pytest.mark.parametrize("shape", [(3, 2**33 + 5, 7), (2, 3, 2**33 + 1), (2**33 + 1, 2, 3), (1, 1, 2**34 + 3)])
+def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> None:
+    n_outer, n_shared, length = shape
+    size = n_outer * n_shared * length
+    n_chunks = -(-size // given_masks._CHUNK)
+    runs = []
+
+    def record(y: Any, x: Any, mask: Any, run: tuple[Any, ...], columns: tuple[int, int, int], factors: Any) -> None:
+        runs.append((*run[:3], *columns[:2]))
+
+    kernel = given_masks.mask_elements.function
+    names = {"prange": some, "_mask_run": record, "_period": lambda *row: 0, "fence": lambda: None}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "is_far": lambda x: False}
+    names |= {"splat_for": lambda x, value: value}
+    x = SimpleNamespace(size=size)
+    FunctionType(kernel.__code__, kernel.__globals__ | names)(x, x, x, n_shared, length, 2.0)
+
+    for start, stop, column, row, same in runs:
+        a = start // (n_shared * length)
+        assert start < stop <= (a + 1) * n_shared * length
+        assert (column, row, same) == (start % length, a * length, length)
+    assert sum(stop - start for start, stop, *_ in runs) == sum(
+        min(given_masks._CHUNK, size - chunk * given_masks._CHUNK) for chunk in some(n_chunks)
+    )
+    assert runs[-1][1] == size
 
 
 PLACES = [2**32 - 300, 2**32 + 3, 2**35 - 300, 2**35 - 1, 2**35 + 77, 2**40 + 5, 2**40 + 2**36 - 129, 2**62 + 1]

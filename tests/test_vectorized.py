@@ -28,7 +28,7 @@ CPUS = {
 COUNT = """
 import collections, importlib, json, re, sys
 import numpy as np
-from normdrop._cpu import columns, planes, rows, transposed
+from normdrop._cpu import columns, given_masks, planes, rows, transposed
 
 dropout = importlib.import_module("normdrop._cpu.dropout")
 kernels = {
@@ -40,7 +40,8 @@ kernels = {
     "columns.batch_norm": columns.batch_norm,
     "columns.backward": columns.backward,
     "_dropout": dropout._dropout,
-    "_mask_planes": dropout._mask_planes,
+    "mask_planes": given_masks.mask_planes,
+    "mask_elements": given_masks.mask_elements,
     "_dropout_transposed": transposed._dropout_transposed,
 }
 found = {}
@@ -83,7 +84,8 @@ WANTED = {
     "columns.batch_norm float32": WIDE,
     "columns.backward float32": WIDE,
     "_dropout float32": DRAWN | {"vmulps": 20, "vmovnt": 32},
-    "_mask_planes float32": {"vmulps": 4, "vmovnt": 4},
+    "mask_planes float32": {"vmulps": 4, "vmovnt": 4},
+    "mask_elements float32": {"vmulps": 2, "vmovnt": 4},
     "_dropout_transposed float32": DRAWN,
     "planes.normalize float16": {"vmulpd": 8, "vaddpd": 8} | HALF,
     "rows.backward float16": {"vmulpd": 8, "vaddpd": 8} | HALF,

@@ -69,7 +69,7 @@ def test_warmup_without_parallel_does_not_start_numbas_threads():
 
 def test_each_kernel_is_counted_once():
     alone = [normdrop.warmup(name, parallel=False) for name in ("dropout", "channel_dropout")]
-    assert normdrop.warmup(("dropout", "channel_dropout", "dropout"), parallel=False) == sum(alone) - 1  # _mask_planes
+    assert normdrop.warmup(("dropout", "channel_dropout", "dropout"), parallel=False) == sum(alone) - 1  # mask_planes
     assert normdrop.warmup("dropout", ["float32", np.float32], parallel=False) == alone[0]
 
 

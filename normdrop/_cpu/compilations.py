@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from normdrop._cpu import columns, planes, rows, transposed
+from normdrop._cpu import columns, given_masks, planes, rows, transposed
 from normdrop._cpu.launch import Kernel, parallel_is_safe
 
 # The package gives these modules' names to their functions.
@@ -20,9 +20,9 @@ _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 def _of_input_dtype(operation: str) -> list[Kernel]:
     if operation == "dropout":
-        return [_dropout._dropout, _dropout._mask_planes, transposed._dropout_transposed]
+        return [_dropout._dropout, given_masks.mask_planes, transposed._dropout_transposed]
     if operation == "channel_dropout":
-        return [_dropout._mask_planes, _dropout._mask_elements]
+        return [given_masks.mask_planes, given_masks.mask_elements]
     orders: list[Any] = [planes, rows]
     kernels = [getattr(order, name) for order in orders for name in ("batch_norm", "backward", "normalize")]
     return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks, columns.batch_norm, columns.backward]

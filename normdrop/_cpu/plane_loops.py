@@ -6,16 +6,9 @@ from typing import Any
 
 from normdrop._cpu.arithmetic import input_gradient, normalized
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import load, load_part, prefetch, store, store_part
+from normdrop._cpu.memory import load, load_part, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
-from normdrop._cpu.streaming import first_whole, is_long, put
-
-
-@helper
-def _ask(x: Any, i: Any, n: Any) -> None:
-    """Prefetch n vectors at x[i]."""
-    for k in range(n):
-        prefetch(x, i + k * LANES)
+from normdrop._cpu.streaming import ask, first_whole, is_long, put
 
 
 @helper
@@ -38,7 +31,7 @@ def normalize_run(y: Any, x: Any, run: Any, vectors: Any, hints: Any) -> None:
         i = head
     while i + 5 * LANES <= stop:
         if ahead > 0:
-            _ask(x, i + ahead, 4)
+            ask(x, i + ahead, 4 * LANES)
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
         put(y, i, normalized(widen(x0), means, scales, shifts), streaming)
         put(y, i + LANES, normalized(widen(x1), means, scales, shifts), streaming)
@@ -48,7 +41,7 @@ def normalize_run(y: Any, x: Any, run: Any, vectors: Any, hints: Any) -> None:
     last = load(x, stop - LANES)
     while i + LANES <= stop:
         if ahead > 0:
-            _ask(x, i + ahead, 1)
+            ask(x, i + ahead, LANES)
         put(y, i, normalized(widen(load(x, i)), means, scales, shifts), streaming)
         i += LANES
     if i < stop and streaming:
@@ -78,9 +71,9 @@ def gradient_run(arrays: Any, run: Any, vectors: Any, hints: Any) -> None:
         i = head
     while i + 3 * LANES <= stop:
         if ahead_x > 0:
-            _ask(x, i + ahead_x, 2)
+            ask(x, i + ahead_x, 2 * LANES)
         if ahead_dy > 0:
-            _ask(dy, i + ahead_dy, 2)
+            ask(dy, i + ahead_dy, 2 * LANES)
         x0, x1, d0, d1 = load(x, i), load(x, i + LANES), load(dy, i), load(dy, i + LANES)
         put(dx, i, input_gradient(widen(d0), widen(x0), means, means_dy, slopes, scales), streaming)
         put(dx, i + LANES, input_gradient(widen(d1), widen(x1), means, means_dy, slopes, scales), streaming)
@@ -88,9 +81,9 @@ def gradient_run(arrays: Any, run: Any, vectors: Any, hints: Any) -> None:
     last_x, last_dy = load(x, stop - LANES), load(dy, stop - LANES)
     while i + LANES <= stop:
         if ahead_x > 0:
-            _ask(x, i + ahead_x, 1)
+            ask(x, i + ahead_x, LANES)
         if ahead_dy > 0:
-            _ask(dy, i + ahead_dy, 1)
+            ask(dy, i + ahead_dy, LANES)
         put(dx, i, input_gradient(widen(load(dy, i)), widen(load(x, i)), means, means_dy, slopes, scales), streaming)
         i += LANES
     if i < stop and streaming:

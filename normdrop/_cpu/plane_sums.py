@@ -13,8 +13,9 @@ import numpy as np
 
 from normdrop._cpu.arithmetic import centered
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, load, prefetch
+from normdrop._cpu.memory import element, load
 from normdrop._cpu.simd import LANES, splat, sum_lanes, widen
+from normdrop._cpu.streaming import ask
 
 # Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
 # times the variance), the cost of merging blocks shrinks.
@@ -69,8 +70,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
         stop = i + length
         while i + 2 * LANES <= stop:
             if ahead > 0:
-                prefetch(b, i + ahead)
-                prefetch(b, i + ahead + LANES)
+                ask(b, i + ahead, 2 * LANES)
             u0 = widen(load(a, i)) - ps
             u1 = widen(load(a, i + LANES)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
@@ -80,7 +80,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
             i += 2 * LANES
         if i + LANES <= stop:
             if ahead > 0:
-                prefetch(b, i + ahead)
+                ask(b, i + ahead, LANES)
             u0 = widen(load(a, i)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
             s0 += u0

@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, pointer
+from normdrop._cpu.memory import address, item_size, pointer
 from normdrop._cpu.plane_loops import gradient_run, normalize_run
 from normdrop._cpu.plane_sums import (
     block_gradients,
@@ -22,7 +22,7 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace_shape,
 )
-from normdrop._cpu.streaming import fence, streams
+from normdrop._cpu.streaming import ask, fence, is_far, is_long, streams
 
 __all__ = [
     "backward",
@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 14  # elements per task of the element-wise loops
-_SLAB = 1 << 16  # elements of neighboring channels that stay in the second-level cache
+_NEAR = 1 << 18  # bytes of channels that stay in the second-level cache, with as many that are asked for
+_SLAB = 1 << 17  # bytes of neighboring channels that a task reads at once; as many are asked for and written
 
 
 @helper
@@ -79,18 +80,22 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
 
 
 @helper
-def _channels_at_once(shape: Any) -> Any:
-    """Neighboring channels per task: short planes are written in runs of several, while their slab is in the cache."""
-    return max(1, min(_SLAB // (shape[0] * shape[2]), shape[1] // 16))
+def _channels_at_once(shape: Any, size: Any) -> Any:
+    """Neighboring channels per task: short planes are written in runs of several, while their slab is in the cache.
+
+    size = bytes of an element of all arrays read.
+    """
+    return max(1, min(_SLAB // (size * shape[0] * shape[2]), shape[1] // 16))
 
 
 @helper
-def _ahead(shape: Any, n: Any) -> Any:
+def _ahead(shape: Any, size: Any, n: Any) -> Any:
     """Elements to the next n channels, which are asked for: (while sums are taken, while results are written).
 
-    Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed.
+    Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed. Sums
+    of halves take as long as those of floats, and leave no more time.
     """
-    return (n * shape[2], 0) if shape[0] * shape[2] <= _SLAB else (0, n * shape[2])
+    return (n * shape[2], 0) if max(size, 4) * shape[0] * shape[2] <= _NEAR else (0, n * shape[2])
 
 
 @helper
@@ -105,10 +110,12 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     large = streams(y, x)
-    at_once = _channels_at_once(x.shape)
+    far = is_far(x) and not (large and is_long(inner))
+    size = item_size(x)
+    at_once = _channels_at_once(x.shape, size)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x.shape, end - first)
+        ahead = _ahead(x.shape, size, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
                 block_moments(work, pointer(x, 0), (x.shape, c, b), ahead[0])
@@ -118,6 +125,8 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], np.float64(beta[c])
+                if far:  # the same channel's plane of the next image; runs are too short for others to foresee it
+                    ask(pointer(y, 0), start + n_channels * inner, inner)
                 normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, (ahead[1], large))
         fence()
 
@@ -174,10 +183,11 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     large = streams(dx, x) and address(dx) != address(dy)
-    at_once = _channels_at_once(x.shape)
+    size = item_size(dy) + item_size(x)
+    at_once = _channels_at_once(x.shape, size)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x.shape, end - first)
+        ahead = _ahead(x.shape, size, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
                 block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, b), statistics[0, c], ahead[0])

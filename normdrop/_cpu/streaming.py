@@ -1,8 +1,11 @@
-"""Stores past the caches, for results that are larger than those.
+"""Large arrays: stores past the caches, and loads that are asked for ahead.
 
 A plain store first reads the cache line that it writes to; a streaming one does not, which saves a third of the memory
 traffic of a loop that reads one array and writes another. A result that fits a cache is better left there. Only whole
 lines may be streamed: half a line costs more than a plain store, and so does a plain store into a streamed line.
+
+Loads that come in bursts or with gaps are not foreseen by every processor: loops with such loads ask for what they will
+read. In a cache that costs more than it gains.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from typing import Any
 from numba import types
 
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import CACHE_LINE, address, item_size, store, stream
+from normdrop._cpu.memory import CACHE_LINE, address, item_size, prefetch, store, stream
 from normdrop._cpu.simd import LANES, compiled_as
 
 _LARGE = 3 << 22  # bytes; with the input, most of a usual last-level cache
+_FAR = 1 << 23  # bytes of the input; with a result as large, half of a usual last-level cache
 _LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
 
 
@@ -23,6 +27,20 @@ _LONG = 32 * LANES  # elements of a run, of which the first and the last line ar
 def streams(y: Any, x: Any) -> Any:
     """Whether long runs of the array `y` are to be streamed; not in place, where their lines have just been read."""
     return y.size * item_size(y) > _LARGE and address(y) != address(x)
+
+
+@helper
+def is_far(x: Any) -> Any:
+    """Whether to ask for values of the array `x` ahead. Halves come fast enough by themselves."""
+    return x.size * item_size(x) > _FAR and item_size(x) > 2
+
+
+@helper
+def ask(x: Any, i: Any, n: Any) -> None:
+    """Prefetch n elements from x[i] on, which may be anywhere."""
+    line = CACHE_LINE // item_size(x)
+    for k in range((n + line - 1) // line):
+        prefetch(x, i + k * line)
 
 
 @helper

@@ -19,12 +19,13 @@ from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import fence, first_whole, is_long, put, streams
+from normdrop._cpu.streaming import ask, fence, first_whole, is_far, is_long, put, streams
 
 Array = npt.NDArray[Any]
 
 _POSITIONS = 32 * LANES  # positions p per task
 _COLUMNS = 64 * LANES  # columns q per task
+_AHEAD = 1 << 11  # elements
 _DRAWN = PAIR // LANES  # words drawn at once
 _WORDS = _DRAWN + (_POSITIONS // LANES) * (_COLUMNS + LANES)  # per task; a vector may be read beyond the last column
 
@@ -68,9 +69,9 @@ def _draw(words: Any, stride: Any, places: Any, drawn: Any, law: Any) -> None:
 def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
     """y = scale * x where bit e of the column's word is set, else +0.
 
-    run = (start, columns, whether long runs are streamed), law = (first word, e, scale).
+    run = (start, columns, whether long runs are streamed, whether x is asked for ahead), law = (first word, e, scale).
     """
-    start, n_columns, large = run
+    start, n_columns, large, far = run
     word, e, scale = law
     factors = splat_for(x, scale)
     stop = start + n_columns
@@ -79,6 +80,8 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
     if i > start:
         store_part(y, start, keep(lane_bits(words, word, e), load_part(x, start, start, i) * factors), start, i)
     while i + LANES <= stop:
+        if far:
+            ask(x, i + _AHEAD, LANES)
         put(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
         i += LANES
     if i < stop:
@@ -89,7 +92,7 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
 def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
-    large = streams(y, x)
+    large, far = streams(y, x), is_far(x)
     p_blocks = (p + _POSITIONS - 1) // _POSITIONS
     q_blocks = (q + _COLUMNS - 1) // _COLUMNS
     n_tasks = x.shape[0] * p_blocks * q_blocks
@@ -107,7 +110,7 @@ def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, thresho
             for e in range(n):
                 start = (a * p + p0 + e) * q + q0
                 law = e // LANES * stride, e % LANES, scale
-                _apply(pointer(y, 0), pointer(x, 0), (start, n_columns, large), words, law)
+                _apply(pointer(y, 0), pointer(x, 0), (start, n_columns, large, far), words, law)
         fence()
 
 
