@@ -12,11 +12,9 @@ from normdrop import _device
 Array: TypeAlias = npt.NDArray[Any]
 
 
-def is_possible(a: Array, b: Array) -> bool:
+def is_possible(a: Any, b: Any) -> bool:
     """Whether the memory of two arrays overlaps, by its first and last address."""
-    if _device.on_host(a):
-        if not _device.on_host(b):
-            return False
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         owners = a.flags.owndata and b.flags.owndata  # of memory of their own, each
         return a is b if owners else np.may_share_memory(a, b)
     (a_first, a_end), (b_first, b_end) = _device.extent(a), _device.extent(b)

@@ -183,7 +183,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "is_far": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "comes_late": lambda x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)
@@ -220,7 +220,7 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
 
     kernel = given_masks.mask_elements.function
     names = {"prange": some, "_mask_run": record, "_period": lambda *row: 0, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "is_far": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "comes_late": lambda x: False}
     names |= {"splat_for": lambda x, value: value}
     x = SimpleNamespace(size=size)
     FunctionType(kernel.__code__, kernel.__globals__ | names)(x, x, x, n_shared, length, 2.0)

@@ -23,7 +23,7 @@ from normdrop._cpu.memory import (
     store_part,
 )
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, fence, is_far, put, streams
+from normdrop._cpu.streaming import ask, comes_late, fence, put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -69,7 +69,7 @@ def _keep_part(y: Any, x: Any, first: Any, n: Any, draws: Any, law: Any) -> None
 def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any) -> None:
     """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of pairs of groups."""
     n = x.size
-    far = is_far(x)
+    far = comes_late(x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
         streaming = streams(y, x) and address(y) % STREAM_ALIGNMENT == 0

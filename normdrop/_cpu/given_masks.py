@@ -11,7 +11,7 @@ from normdrop._cpu.bits import keep, load_bits
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import CACHE_LINE, item_size, load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, fence, first_whole, is_far, is_long, put, streams
+from normdrop._cpu.streaming import ask, comes_late, fence, first_whole, is_long, put, streams
 
 _CHUNK = 1 << 14  # elements per task
 _AHEAD = 1 << 10  # elements
@@ -71,7 +71,7 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
         # Vectors that are whole lines are streamed across the ends of planes, halves of lines within long planes.
         run = stop - start if LANES * item_size(y) % CACHE_LINE == 0 else min(stop - start, length)
         streaming = streams(y, x) and is_long(run)
-        far = is_far(x) and x.size * item_size(x) > _SKIPPED and not is_long(length)
+        far = comes_late(x) and x.size * item_size(x) > _SKIPPED and not is_long(length)
         to, source = pointer(y, 0), pointer(x, 0)
         i = first_whole(to, start, stop, streaming)
         plane = start // length
@@ -174,7 +174,7 @@ def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale: 
             a = start // shared
             end = min(stop, a * shared + shared)
             period = _period(mask, a * length, length) if length < LANES else 0
-            run = start, end, start % length, streams(y, x) and is_long(end - start), is_far(x)
+            run = start, end, start % length, streams(y, x) and is_long(end - start), comes_late(x)
             _mask_run(pointer(y, 0), pointer(x, 0), mask, run, (a * length, length, period), factors)
             start = end
         fence()

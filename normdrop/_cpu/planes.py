@@ -22,7 +22,7 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace_shape,
 )
-from normdrop._cpu.streaming import ask, fence, is_far, is_long, streams
+from normdrop._cpu.streaming import ask, comes_late, fence, is_far, is_long, streams
 
 __all__ = [
     "backward",
@@ -89,13 +89,17 @@ def _channels_at_once(shape: Any, size: Any) -> Any:
 
 
 @helper
-def _ahead(shape: Any, size: Any, n: Any) -> Any:
-    """Elements to the next n channels, which are asked for: (while sums are taken, while results are written).
+def _ahead(x: Any, size: Any, n: Any) -> Any:
+    """Elements to the next n channels, which are asked for: (of x with the sums, of x with the results, of dy then).
 
     Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed. Sums
     of halves take as long as those of floats, and leave no more time.
     """
-    return (n * shape[2], 0) if max(size, 4) * shape[0] * shape[2] <= _NEAR else (0, n * shape[2])
+    outer, _, inner = x.shape
+    if not is_far(x):
+        return 0, 0, 0
+    near = max(size, 4) * outer * inner <= _NEAR
+    return (n * inner, 0, n * inner) if near else (0, n * inner, n * inner)
 
 
 @helper
@@ -110,12 +114,12 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     large = streams(y, x)
-    far = is_far(x) and not (large and is_long(inner))
+    writes_short = comes_late(y) and not is_long(inner)
     size = item_size(x)
     at_once = _channels_at_once(x.shape, size)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x.shape, size, end - first)
+        ahead = _ahead(x, size, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
                 block_moments(work, pointer(x, 0), (x.shape, c, b), ahead[0])
@@ -125,7 +129,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], np.float64(beta[c])
-                if far:  # the same channel's plane of the next image; runs are too short for others to foresee it
+                if writes_short:  # the next image's plane, far from this one
                     ask(pointer(y, 0), start + n_channels * inner, inner)
                 normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, (ahead[1], large))
         fence()
@@ -187,7 +191,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     at_once = _channels_at_once(x.shape, size)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x.shape, size, end - first)
+        ahead = _ahead(x, size, end - first)
         for c in range(first, end):
             for b in range(n_blocks(x.shape)):
                 block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, b), statistics[0, c], ahead[0])
@@ -197,7 +201,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
             for c in range(first, end):
                 start = (o * n_channels + c) * inner
                 vectors = statistics[0, c], work[c, 0], work[c, 1], np.float64(gamma[c]) * statistics[2, c]
-                hints = ahead[1], (end - first) * inner, large
+                hints = ahead[1], ahead[2], large
                 gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, start + inner), vectors, hints)
         fence()
 

@@ -19,7 +19,7 @@ from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, fence, first_whole, is_far, is_long, put, streams
+from normdrop._cpu.streaming import ask, comes_late, fence, first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
 def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
-    large, far = streams(y, x), is_far(x)
+    large, far = streams(y, x), comes_late(x)
     p_blocks = (p + _POSITIONS - 1) // _POSITIONS
     q_blocks = (q + _COLUMNS - 1) // _COLUMNS
     n_tasks = x.shape[0] * p_blocks * q_blocks
