@@ -96,7 +96,7 @@ def _ahead(x: Any, size: Any, n: Any) -> Any:
     of halves take as long as those of floats, and leave no more time.
     """
     outer, _, inner = x.shape
-    if not is_far(x):
+    if not is_far(x, x.size):
         return 0, 0, 0
     near = max(size, 4) * outer * inner <= _NEAR
     return (n * inner, 0, n * inner) if near else (0, n * inner, n * inner)

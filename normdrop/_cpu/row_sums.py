@@ -20,8 +20,9 @@ import numpy as np
 from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.bits import keep
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, load, load_part, pointer, prefetch, store, store_part
+from normdrop._cpu.memory import element, item_size, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
+from normdrop._cpu.streaming import is_far
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
@@ -33,6 +34,7 @@ BEYOND = 4 * LANES  # elements by which they go on
 # Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
 # are 4096 bytes apart share a set of the first-level cache, and eight rows of two arrays do not fit one.
 _AT_ONCE = 4
+_AHEAD = 1 << 13  # bytes of all arrays, to the rows that are asked for, unless the next ones are further
 
 
 def geometry(shape: Any) -> Any:
@@ -84,31 +86,54 @@ def _counts(n_rows: Any, left: Any) -> Any:
 
 
 @helper
-def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
-    """Add sum(a - p), sum((a - p) * (b - q)) of each column to sums = (s, t); arrays = (a, b).
+def _ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
+    """Elements to the rows that are asked for: the next ones, or further ones where rows are narrow; 0 for none."""
+    if not is_far(x, grid[0]):
+        return 0
+    group = _AT_ONCE * grid[1]
+    return max(1, _AHEAD // (n_arrays * group * item_size(x))) * group
 
-    All are pointers to the first column, and p may be None for zeros; block = (columns, rows, stride).
+
+@helper
+def _add_rows(sums: Any, arrays: Any, rows: Any, v: Any, p: Any, q: Any) -> Any:
+    """sums = (sum(a - p), sum((a - p) * (b - q))) of 16 columns from v on, and those of rows = (first, number, stride).
+
+    arrays = (a, b); p may be None for zeros.
     """
     (s, t), (a, b) = sums, arrays
-    n_columns, n_rows, stride = block
+    i = rows[0] * rows[2] + v
+    for _ in range(rows[1]):
+        u = widen(load(a, i))
+        if p is not None:
+            u = u - widen(load(p, v))
+        t += u * (widen(load(b, i)) - widen(load(q, v)))
+        s += u
+        i += rows[2]
+    return s, t
+
+
+@helper
+def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
+    """Add to sums = (s, t) of each column what `_add_rows` does; all are pointers to the first column.
+
+    block = (columns, rows, elements from a row to the next, elements to those that are asked for).
+    """
+    (s, t), (a, b) = sums, arrays
+    n_columns, n_rows, stride, ahead = block
     rest = n_columns % LANES
     whole = n_columns - rest
     for first in range(0, n_rows, _AT_ONCE):
         at_once = min(_AT_ONCE, n_rows - first)
         for v in range(0, whole, LANES):
-            qs = widen(load(q, v))
-            ss, ts = load(s, v), load(t, v)
-            i = first * stride + v
-            for _ in range(at_once):
-                prefetch(b, i + _AT_ONCE * stride)
-                u = widen(load(a, i))
-                if p is not None:
-                    u = u - widen(load(p, v))
-                else:
-                    prefetch(a, i + _AT_ONCE * stride)
-                ts += u * (widen(load(b, i)) - qs)
-                ss += u
-                i += stride
+            if ahead > 0:
+                for row in range(first, first + _AT_ONCE):
+                    prefetch(b, row * stride + ahead + v)
+                    if p is None:  # else a is b
+                        prefetch(a, row * stride + ahead + v)
+            if at_once == _AT_ONCE:  # a constant number of rows, for which there is no loop
+                ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, _AT_ONCE, stride), v, p, q)
+            else:
+                ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, at_once, stride), v, p, q)
             store(s, v, ss)
             store(t, v, ts)
         if rest > 0:
@@ -130,6 +155,7 @@ def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
 def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
     """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (grid, tile)."""
     grid, (block, start, end) = places
+    ahead = _ahead(arrays[1], grid, 2 if p is None else 1)
     rows, left = _block_rows(grid, block)
     for v in range(0, end - start, LANES):
         store(sums[0], v, splat(0.0))
@@ -139,7 +165,7 @@ def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
         n_columns, n_rows = (end - start, rows) if part == 0 else (left, 1)
         if n_columns > 0:
             i = part * rows * grid[1]
-            _row_sums(sums, (pointer(arrays[0], i), pointer(arrays[1], i)), (n_columns, n_rows, grid[1]), p, q)
+            _row_sums(sums, (pointer(arrays[0], i), pointer(arrays[1], i)), (n_columns, n_rows, grid[1], ahead), p, q)
 
 
 @helper

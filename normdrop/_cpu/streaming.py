@@ -30,15 +30,15 @@ def streams(y: Any, x: Any) -> Any:
 
 
 @helper
-def is_far(x: Any) -> Any:
-    """Whether the array `x` comes from memory, or from a cache that is not much faster."""
-    return x.size * item_size(x) > _FAR
+def is_far(x: Any, n: Any) -> Any:
+    """Whether `x`, of n elements, comes from memory, or from a cache that is not much faster."""
+    return n * item_size(x) > _FAR
 
 
 @helper
 def comes_late(x: Any) -> Any:
     """Whether to ask for `x` ahead where loads come in bursts or with gaps. Halves come fast enough by themselves."""
-    return is_far(x) and item_size(x) > 2
+    return is_far(x, x.size) and item_size(x) > 2
 
 
 @helper
