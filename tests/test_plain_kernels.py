@@ -24,10 +24,13 @@ def small(request, monkeypatch) -> Any:
     modules = {
         name: importlib.import_module(f"normdrop._cpu.{name}")
         for name in (
-            "batch_norm", "dropout", "planes", "plane_sums", "rows", "row_loops", "row_sums", "streaming", "transposed",
+            "batch_norm", "columns", "dropout", "given_masks", "planes", "plane_sums", "rows", "row_loops", "row_sums",
+            "streaming", "transposed",
         )
     }  # fmt: skip
-    monkeypatch.setattr(modules["streaming"], "_LARGE", 0)
+    for module in modules.values():
+        for limit in {"READ_ONCE", "READ_AGAIN"} & vars(module).keys():
+            monkeypatch.setattr(module, limit, 0)
     monkeypatch.setattr(modules["streaming"], "_LONG", request.param)
     monkeypatch.setattr(modules["planes"], "_CHUNK", 200)
     monkeypatch.setattr(modules["rows"], "_CHUNK", 600)

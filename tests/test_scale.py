@@ -13,7 +13,7 @@ from numba import njit
 
 from normdrop import _reference
 from normdrop._cpu import given_masks, plane_sums, planes, row_sums, rows, transposed
-from normdrop._cpu.streaming import streams
+from normdrop._cpu.streaming import READ_AGAIN, streams
 
 LAW = runpy.run_path(str(Path(__file__).parent / "make_golden_masks.py"))  # plain integers, the text of the law
 
@@ -64,7 +64,7 @@ def tile_of(shape, task):
 
 @njit
 def range_of(y, x, width, n_vectors, task):
-    tasks = rows._tasks(y, width, n_vectors, streams(y, x))
+    tasks = rows._tasks(y, width, n_vectors, streams(y, x, READ_AGAIN))
     return tasks, rows._range(tasks, task, x.size)
 
 
@@ -183,7 +183,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "comes_late": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x, limit: False, "comes_late": lambda x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)
@@ -220,7 +220,7 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
 
     kernel = given_masks.mask_elements.function
     names = {"prange": some, "_mask_run": record, "_period": lambda *row: 0, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x: False, "comes_late": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "streams": lambda y, x, limit: False, "comes_late": lambda x: False}
     names |= {"splat_for": lambda x, value: value}
     x = SimpleNamespace(size=size)
     FunctionType(kernel.__code__, kernel.__globals__ | names)(x, x, x, n_shared, length, 2.0)

@@ -23,7 +23,7 @@ from normdrop._cpu.memory import (
     store_part,
 )
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, comes_late, fence, put, streams
+from normdrop._cpu.streaming import READ_ONCE, ahead, ask, comes_late, fence, put, streams
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -31,7 +31,6 @@ Mask = npt.NDArray[np.bool_]
 _BOOL = np.dtype(np.bool_)
 _PAIRS = 64  # pairs of groups per task
 _CHUNK = _PAIRS * PAIR  # elements per task
-_AHEAD = 4 * PAIR  # elements; memory answers while as many are drawn
 
 
 @helper
@@ -72,13 +71,13 @@ def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, sc
     far = comes_late(x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
-        streaming = streams(y, x) and address(y) % STREAM_ALIGNMENT == 0
+        streaming = streams(y, x, READ_ONCE) and address(y) % STREAM_ALIGNMENT == 0
         to, source = pointer(y, 0), pointer(x, 0)
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), PAIR):
             draws = draw(first // PAIR, call, key0, key1, threshold)
             law = threshold, factors, streaming
             if far:
-                ask(source, first + _AHEAD, PAIR)
+                ask(source, first + ahead(source), PAIR)
             if first + PAIR <= n:
                 _keep_group(to, source, first, draws[:4], law)
                 _keep_group(to, source, first + GROUP, draws[4:], law)

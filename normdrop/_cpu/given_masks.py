@@ -11,10 +11,20 @@ from normdrop._cpu.bits import keep, load_bits
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import CACHE_LINE, item_size, load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, comes_late, fence, first_whole, is_long, put, streams
+from normdrop._cpu.streaming import (
+    READ_AGAIN,
+    READ_ONCE,
+    ahead,
+    ask,
+    comes_late,
+    fence,
+    first_whole,
+    is_long,
+    put,
+    streams,
+)
 
 _CHUNK = 1 << 14  # elements per task
-_AHEAD = 1 << 10  # elements
 _SKIPPED = 1 << 24  # bytes of x; above, short planes are asked for even if they are dropped: gaps slow the others, too
 
 
@@ -70,7 +80,7 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
         factors, zeros = splat_for(x, scale), splat_for(x, 0.0)
         # Vectors that are whole lines are streamed across the ends of planes, halves of lines within long planes.
         run = stop - start if LANES * item_size(y) % CACHE_LINE == 0 else min(stop - start, length)
-        streaming = streams(y, x) and is_long(run)
+        streaming = streams(y, x, READ_ONCE if is_long(length) else READ_AGAIN) and is_long(run)
         far = comes_late(x) and x.size * item_size(x) > _SKIPPED and not is_long(length)
         to, source = pointer(y, 0), pointer(x, 0)
         i = first_whole(to, start, stop, streaming)
@@ -84,7 +94,7 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
                 plane += 1
                 end += length
             if far:
-                ask(source, i + _AHEAD, length)
+                ask(source, i + ahead(source), length)
             if mask[plane]:
                 i = _scale_vectors(to, source, (i, min(end, stop), streaming), factors)
             else:
@@ -142,7 +152,7 @@ def _mask_run(y: Any, x: Any, mask: Any, run: Any, columns: Any, factors: Any) -
         end = min(i + length - v, stop)
         while i + 2 * LANES <= end:
             if far:
-                ask(x, i + _AHEAD, 2 * LANES)
+                ask(x, i + ahead(x), 2 * LANES)
             x0, x1 = load(x, i), load(x, i + LANES)
             first, second = load_bits(mask, row + v), load_bits(mask, row + v + LANES)
             put(y, i, keep(first, x0 * factors), streaming)
@@ -174,7 +184,7 @@ def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale: 
             a = start // shared
             end = min(stop, a * shared + shared)
             period = _period(mask, a * length, length) if length < LANES else 0
-            run = start, end, start % length, streams(y, x) and is_long(end - start), comes_late(x)
+            run = start, end, start % length, streams(y, x, READ_ONCE) and is_long(end - start), comes_late(x)
             _mask_run(pointer(y, 0), pointer(x, 0), mask, run, (a * length, length, period), factors)
             start = end
         fence()

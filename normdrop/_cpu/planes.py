@@ -22,7 +22,7 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace_shape,
 )
-from normdrop._cpu.streaming import ask, comes_late, fence, is_far, is_long, streams
+from normdrop._cpu.streaming import READ_AGAIN, READ_ONCE, ask, comes_late, fence, is_far, is_long, streams
 
 __all__ = [
     "backward",
@@ -66,7 +66,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 @kernel("OIpP")
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    large = streams(y, x)
+    large = streams(y, x, READ_ONCE)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x.shape, chunk)
         c, end = _plane_at(x.shape, start)
@@ -113,7 +113,7 @@ def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
 def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
-    large = streams(y, x)
+    large = streams(y, x, READ_AGAIN)
     writes_short = comes_late(y) and not is_long(inner)
     size = item_size(x)
     at_once = _channels_at_once(x.shape, size)
@@ -139,7 +139,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
 def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     blocks = n_blocks(x.shape)
-    large = streams(y, x)
+    large = streams(y, x, READ_AGAIN)
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (x.shape, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
@@ -186,7 +186,7 @@ def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
-    large = streams(dx, x) and address(dx) != address(dy)
+    large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
     size = item_size(dy) + item_size(x)
     at_once = _channels_at_once(x.shape, size)
     for task in prange((n_channels + at_once - 1) // at_once):
@@ -211,7 +211,7 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     _, n_channels, inner = x.shape
     blocks = n_blocks(x.shape)
-    large = streams(dx, x) and address(dx) != address(dy)
+    large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
         channel, b = task // blocks, task % blocks
         block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, channel, b), statistics[0, channel], 0)

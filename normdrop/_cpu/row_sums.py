@@ -20,9 +20,9 @@ import numpy as np
 from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.bits import keep
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, item_size, load, load_part, pointer, prefetch, store, store_part
+from normdrop._cpu.memory import element, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
-from normdrop._cpu.streaming import is_far
+from normdrop._cpu.streaming import ahead, is_far
 
 _BLOCK = 1 << 16  # elements per block of rows
 _MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
@@ -34,7 +34,6 @@ BEYOND = 4 * LANES  # elements by which they go on
 # Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
 # are 4096 bytes apart share a set of the first-level cache, and eight rows of two arrays do not fit one.
 _AT_ONCE = 4
-_AHEAD = 1 << 13  # bytes of all arrays, to the rows that are asked for, unless the next ones are further
 
 
 def geometry(shape: Any) -> Any:
@@ -86,12 +85,12 @@ def _counts(n_rows: Any, left: Any) -> Any:
 
 
 @helper
-def _ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
+def _rows_ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
     """Elements to the rows that are asked for: the next ones, or further ones where rows are narrow; 0 for none."""
     if not is_far(x, grid[0]):
         return 0
     group = _AT_ONCE * grid[1]
-    return max(1, _AHEAD // (n_arrays * group * item_size(x))) * group
+    return max(1, ahead(x) // (n_arrays * group)) * group
 
 
 @helper
@@ -119,17 +118,17 @@ def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
     block = (columns, rows, elements from a row to the next, elements to those that are asked for).
     """
     (s, t), (a, b) = sums, arrays
-    n_columns, n_rows, stride, ahead = block
+    n_columns, n_rows, stride, rows_ahead = block
     rest = n_columns % LANES
     whole = n_columns - rest
     for first in range(0, n_rows, _AT_ONCE):
         at_once = min(_AT_ONCE, n_rows - first)
         for v in range(0, whole, LANES):
-            if ahead > 0:
+            if rows_ahead > 0:
                 for row in range(first, first + _AT_ONCE):
-                    prefetch(b, row * stride + ahead + v)
+                    prefetch(b, row * stride + rows_ahead + v)
                     if p is None:  # else a is b
-                        prefetch(a, row * stride + ahead + v)
+                        prefetch(a, row * stride + rows_ahead + v)
             if at_once == _AT_ONCE:  # a constant number of rows, for which there is no loop
                 ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, _AT_ONCE, stride), v, p, q)
             else:
@@ -154,9 +153,9 @@ def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
 @helper
 def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
     """sums = (s, t) of `_row_sums` over a tile's rows and its part of the left-over row; places = (grid, tile)."""
-    grid, (block, start, end) = places
-    ahead = _ahead(arrays[1], grid, 2 if p is None else 1)
-    rows, left = _block_rows(grid, block)
+    grid, (b, start, end) = places
+    rows_ahead = _rows_ahead(arrays[1], grid, 2 if p is None else 1)
+    rows, left = _block_rows(grid, b)
     for v in range(0, end - start, LANES):
         store(sums[0], v, splat(0.0))
         store(sums[1], v, splat(0.0))
@@ -165,7 +164,8 @@ def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
         n_columns, n_rows = (end - start, rows) if part == 0 else (left, 1)
         if n_columns > 0:
             i = part * rows * grid[1]
-            _row_sums(sums, (pointer(arrays[0], i), pointer(arrays[1], i)), (n_columns, n_rows, grid[1], ahead), p, q)
+            block = n_columns, n_rows, grid[1], rows_ahead
+            _row_sums(sums, (pointer(arrays[0], i), pointer(arrays[1], i)), block, p, q)
 
 
 @helper

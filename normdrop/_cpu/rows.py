@@ -33,7 +33,7 @@ from normdrop._cpu.row_vectors import (
     spread_means,
 )
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import fence, streams
+from normdrop._cpu.streaming import READ_AGAIN, fence, streams
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
 
@@ -111,7 +111,7 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         store(scale, c, row_part(vectors, 1, c))
         store(shift, c, row_part(vectors, 2, c))
     spread(work, x.shape, grid, (0, 3))
-    tasks = _tasks(y, width, 3, streams(y, x))
+    tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(tasks[0]):
         _normalize_task((y, x), task, tasks, width, (mean, scale, shift))
 
@@ -127,7 +127,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     rows = channel_rows(work, grid)
     finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))
-    tasks = _tasks(y, width, 3, streams(y, x))
+    tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(tasks[0]):
         _normalize_task((y, x), task, tasks, width, (rows[0], rows[1], rows[2]))
 
@@ -153,6 +153,6 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
     finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0] * x.shape[2]), rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (1, 4))
-    tasks = _tasks(dx, width, 4, streams(dx, x) and address(dx) != address(dy))
+    tasks = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(tasks[0]):
         _gradient_task((dx, dy, x), task, tasks, width, rows)

@@ -18,15 +18,18 @@ from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import CACHE_LINE, address, item_size, prefetch, store, stream
 from normdrop._cpu.simd import LANES, compiled_as
 
-_LARGE = 3 << 22  # bytes; with the input, most of a usual last-level cache
+# Bytes of a result above which it is streamed, where x is read once: with x, as large, a usual last-level cache.
+READ_ONCE = 1 << 24
+READ_AGAIN = 3 << 22  # the same where x is read again and should still be there, or where results come with gaps
 _FAR = 1 << 23  # bytes of the input; with a result as large, half of a usual last-level cache
+_AHEAD = 1 << 13  # bytes; half or four times as many make little difference
 _LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
 
 
 @helper
-def streams(y: Any, x: Any) -> Any:
+def streams(y: Any, x: Any, limit: Any) -> Any:
     """Whether long runs of the array `y` are to be streamed; not in place, where their lines have just been read."""
-    return y.size * item_size(y) > _LARGE and address(y) != address(x)
+    return y.size * item_size(y) > limit and address(y) != address(x)
 
 
 @helper
@@ -39,6 +42,12 @@ def is_far(x: Any, n: Any) -> Any:
 def comes_late(x: Any) -> Any:
     """Whether to ask for `x` ahead where loads come in bursts or with gaps. Halves come fast enough by themselves."""
     return is_far(x, x.size) and item_size(x) > 2
+
+
+@helper
+def ahead(x: Any) -> Any:
+    """Elements to those of `x` that are asked for."""
+    return _AHEAD // item_size(x)
 
 
 @helper

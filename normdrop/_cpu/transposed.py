@@ -19,13 +19,12 @@ from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, comes_late, fence, first_whole, is_long, put, streams
+from normdrop._cpu.streaming import READ_ONCE, ahead, ask, comes_late, fence, first_whole, is_long, put, streams
 
 Array = npt.NDArray[Any]
 
 _POSITIONS = 32 * LANES  # positions p per task
 _COLUMNS = 64 * LANES  # columns q per task
-_AHEAD = 1 << 11  # elements
 _DRAWN = PAIR // LANES  # words drawn at once
 _WORDS = _DRAWN + (_POSITIONS // LANES) * (_COLUMNS + LANES)  # per task; a vector may be read beyond the last column
 
@@ -81,7 +80,7 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
         store_part(y, start, keep(lane_bits(words, word, e), load_part(x, start, start, i) * factors), start, i)
     while i + LANES <= stop:
         if far:
-            ask(x, i + _AHEAD, LANES)
+            ask(x, i + ahead(x), LANES)
         put(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
         i += LANES
     if i < stop:
@@ -92,7 +91,7 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
 def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
-    large, far = streams(y, x), comes_late(x)
+    large, far = streams(y, x, READ_ONCE), comes_late(x)
     p_blocks = (p + _POSITIONS - 1) // _POSITIONS
     q_blocks = (q + _COLUMNS - 1) // _COLUMNS
     n_tasks = x.shape[0] * p_blocks * q_blocks
