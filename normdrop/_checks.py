@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -248,43 +248,6 @@ def not_negative(values: Array, name: str) -> None:
         raise ValueError(
             f"{name} must not be negative; got {np.nanmin(values)}. Pass a variance, not a logarithm or a mean."
         )
-
-
-def rounded(values: Array, dtype: np.dtype[Any], name: str) -> Array:
-    """Return `values` in another float dtype; a finite value that becomes infinite is refused."""
-    with np.errstate(over="ignore"):
-        result = values.astype(dtype)
-    if (np.isinf(result) & np.isfinite(values)).any():
-        raise ValueError(
-            f"{name} has values beyond {dtype}; got {values[np.isfinite(values)].max()}. Use a wider dtype."
-        )
-    return result
-
-
-def state_keys(state: object, names: Sequence[str]) -> None:
-    """Check that a state dict has exactly the named entries."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping as state_dict() returns it; got {kind(state)}")
-    missing = [name for name in names if name not in state]
-    extra = [str(name) for name in state if name not in names]
-    if missing or extra:
-        raise ValueError(
-            f"state must have exactly the entries {list(names)}; missing: {missing or 'none'}, extra: {extra or 'none'}"
-        )
-
-
-def state_array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], kinds: str) -> Array:
-    """Return one entry of a state dict as an array of this shape and one of these dtype kinds."""
-    try:
-        values = np.asarray(state[name])
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"state[{name!r}] must be an array; got {kind(state[name])}") from error
-    if values.dtype.kind not in kinds:
-        wanted = "integer" if "i" in kinds else "floating"
-        raise TypeError(f"state[{name!r}] must have {wanted} dtype; got {values.dtype}")
-    if values.shape != shape:
-        raise ValueError(f"state[{name!r}] must have shape {shape}; got {values.shape}")
-    return values
 
 
 def float_dtype(value: object) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _overlap, functional
+from normdrop import _checks, _device, _overlap, _saved, functional
 from normdrop.functional import running
 from normdrop.functional.batch_norm import BatchNormContext
 from normdrop.layers.base import Array, Layer
@@ -337,28 +337,18 @@ class BatchNorm(Layer):
             Missing, extra or misshapen entries; the layer is then unchanged.
         """
         arrays = self._state()
-        _checks.state_keys(state, [*arrays, *_COUNTS])
+        _saved.check_keys(state, [*arrays, *_COUNTS])
         values = {}
         for name, array in arrays.items():
             like = _checks.array(array, name)
-            new = _checks.state_array(state, name, like.shape, "f")
-            values[name] = _checks.rounded(new, like.dtype, f"state[{name!r}]")
+            new = _saved.entry(state, name, like.shape, "f")
+            values[name] = _saved.rounded(new, like.dtype, f"state[{name!r}]")
         counts = {
-            name: _checks.integer(int(_checks.state_array(state, name, (), "iu")), f"state[{name!r}]", 0)
-            for name in _COUNTS
+            name: _checks.integer(int(_saved.entry(state, name, (), "iu")), f"state[{name!r}]", 0) for name in _COUNTS
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        before = {name: _device.to_host(array) for name, array in arrays.items()}
-        try:
-            for name, array in arrays.items():
-                _device.assign(array, values[name])
-            vars(self).update(counts)
-        except BaseException:  # an interrupt, or an array that the caller made read-only
-            for name, array in arrays.items():
-                if not _device.on_host(array) or array.flags.writeable:
-                    _device.assign(array, before[name])
-            raise
+        _saved.assign(arrays, values, self, counts)
 
     def __repr__(self) -> str:
         return (
