@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import sys
 
 import numpy as np
 import pytest
@@ -68,6 +67,8 @@ DENSE = ("NumPy", "JAX")  # they return channels-last results as (N, H, W, C)
 
 def results_of(key, shapes, path):
     """Store what a peer computes, twice for what is random; run in an interpreter of its own."""
+    import sys
+
     import numpy as np
 
     from normdrop.bench.batch import Batch

@@ -18,9 +18,9 @@ from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import CACHE_LINE, address, item_size, prefetch, store, stream
 from normdrop._cpu.simd import LANES, compiled_as
 
-# Bytes of a result above which it is streamed, where x is read once: with x, as large, a usual last-level cache.
-READ_ONCE = 1 << 24
-READ_AGAIN = 3 << 22  # the same where x is read again and should still be there, or where results come with gaps
+# Bytes of a result above which it is streamed, where x is read once: with x, as large, a usual last-level cache. And
+# where x is read again and should still be there; also for rows and short planes, which are not written in order.
+READ_ONCE, READ_AGAIN = 1 << 24, 3 << 22
 _FAR = 1 << 23  # bytes of the input; with a result as large, half of a usual last-level cache
 _AHEAD = 1 << 13  # bytes; half or four times as many make little difference
 _LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
