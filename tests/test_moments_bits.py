@@ -158,6 +158,16 @@ def test_bits_of_large_arrays_do_not_depend_on_the_path_taken(monkeypatch: pytes
     assert one_go == in_blocks
 
 
+@pytest.mark.parametrize(("value", "expected"), [(-0.0, 0.0), (np.inf, np.nan)])
+@pytest.mark.parametrize("length", [40, 20_000])
+def test_one_block_ends_as_several_do(length: int, value: float, expected: float) -> None:
+    x = np.full((2, 3, length), -0.0, np.float32)
+    x[0, 1, 5] = value
+    _, context = functional.batch_norm(x)
+    assert np.array_equal(context.mean[1], expected, equal_nan=True)
+    assert not np.signbit(context.mean[[0, 2]]).any()
+
+
 @pytest.mark.parametrize("shapes", [WIDE[:2], pytest.param(WIDE[2:], marks=pytest.mark.jit)], ids=str)
 def test_bits_of_wide_rows_are_those_of_their_columns(monkeypatch: pytest.MonkeyPatch, shapes: Any) -> None:
     by_columns, by_rows = _on_both_paths(monkeypatch, "_by_columns", lambda: _digests(shapes))

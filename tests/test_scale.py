@@ -37,12 +37,13 @@ def some(n: int) -> list[int]:
 
 @njit
 def block_of(shape, channel, b):
-    return plane_sums._block(shape, channel, b)
+    return plane_sums._block(plane_sums.grid_of(shape), channel, b)
 
 
 @njit
-def tiling_of(shape):
-    return plane_sums._tiling(shape), plane_sums.n_blocks(shape)
+def planes_of(shape):
+    grid = plane_sums.grid_of(shape)
+    return grid, plane_sums.n_blocks(grid)
 
 
 @njit
@@ -76,9 +77,11 @@ def draw(words, stride, places, drawn, law):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_blocks_of_planes_tile_each_channel_once(shape) -> None:
     outer, n_channels, inner = shape
-    (n_planes, length, n_blocks), same = tiling_of(shape)
-    assert n_blocks == same == plane_sums.tiling(shape)[2]
-    runs = -(-inner // length)
+    grid, n_blocks = planes_of(shape)
+    assert grid == plane_sums.geometry(shape)
+    *same, n_planes, length, runs, _ = grid
+    assert tuple(same) == shape
+    assert runs == -(-inner // length)
     groups = -(-outer // n_planes)
     assert n_blocks == runs * groups
     for channel in (0, n_channels // 2, n_channels - 1):

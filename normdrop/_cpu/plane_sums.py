@@ -20,37 +20,39 @@ from normdrop._cpu.streaming import ask
 # Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
 # times the variance), the cost of merging blocks shrinks.
 _BLOCK = 1 << 14
+_NUMBERS = 4  # per channel, of element-wise loops
 
 
-def tiling(shape: Any) -> Any:
-    """Return (planes per block, values per plane and block, blocks per channel)."""
-    outer, _, inner = shape
+def geometry(shape: Any) -> Any:
+    """Return the grid (*shape, planes per block, values per plane and block, blocks per plane, blocks per channel)."""
+    outer, n_channels, inner = shape
     length = min(inner, _BLOCK)
     planes = max(1, _BLOCK // inner)
-    return planes, length, ((outer + planes - 1) // planes) * ((inner + length - 1) // length)
+    runs = (inner + length - 1) // length
+    return outer, n_channels, inner, planes, length, runs, (outer + planes - 1) // planes * runs
 
 
 def workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the shape of a kernel's workspace."""
-    return shape[1], 2 * tiling(shape)[2]
+    return shape[1], max(_NUMBERS, 2 * geometry(shape)[6])
 
 
-_tiling = helper(tiling)
+grid_of = helper(geometry)
 
 
 @helper
-def n_blocks(shape: Any) -> Any:
+def n_blocks(grid: Any) -> Any:
     """Blocks per channel."""
-    return _tiling(shape)[2]
+    return grid[6]
 
 
 @helper
-def _block(shape: Any, channel: Any, b: Any) -> Any:
+def _block(grid: Any, channel: Any, b: Any) -> Any:
     """Block b of a channel: (offset of its first value, planes, values per plane)."""
-    outer, n_channels, inner = shape
-    planes, length, _ = _tiling(shape)
-    n_runs = (inner + length - 1) // length
-    o, i = (b // n_runs) * planes, (b % n_runs) * length
+    outer, n_channels, inner, planes, length, runs, _ = grid
+    if n_blocks(grid) == 1:  # short channels, for which divisions take long
+        return channel * inner, outer, inner
+    o, i = (b // runs) * planes, (b % runs) * length
     return (o * n_channels + channel) * inner + i, min(planes, outer - o), min(length, inner - i)
 
 
@@ -95,27 +97,30 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
 
 @helper
 def block_moments(work: Any, x: Any, places: Any, ahead: Any) -> None:
-    """work[channel, 2b], [.., 2b + 1] = mean of a block and sum of squares about it; places = (shape, channel, b)."""
-    shape, channel, b = places
-    block = _block(shape, channel, b)
+    """work[channel, 2b], [.., 2b + 1] = mean of a block and sum of squares about it; places = (grid, channel, b)."""
+    grid, channel, b = places
+    block = _block(grid, channel, b)
     shift = element(x, block[0])
-    s, t = _block_sums(x, x, block, shape[1] * shape[2], (shift, shift), ahead)
+    s, t = _block_sums(x, x, block, grid[1] * grid[2], (shift, shift), ahead)
     offset, m2 = centered(s, t, block[1] * block[2])
     work[channel, 2 * b], work[channel, 2 * b + 1] = shift + offset, m2
 
 
 @helper
-def merged_moments(work: Any, shape: Any, channel: Any) -> Any:
+def merged_moments(work: Any, grid: Any, channel: Any) -> Any:
     """Mean and biased variance of a channel from those of its blocks; only non-negative terms are added."""
     first = work[channel, 0]
-    n = np.float64(shape[0] * shape[2])
+    n = np.float64(grid[0] * grid[2])
+    if n_blocks(grid) == 1:
+        offset = first - first  # 0, or NaN
+        return first + offset, (work[channel, 1] + offset) / n
     offset, m2 = 0.0, 0.0
-    for b in range(n_blocks(shape)):
-        block = _block(shape, channel, b)
+    for b in range(n_blocks(grid)):
+        block = _block(grid, channel, b)
         offset += (work[channel, 2 * b] - first) * (block[1] * block[2])
     mean = first + offset / n
-    for b in range(n_blocks(shape)):
-        block = _block(shape, channel, b)
+    for b in range(n_blocks(grid)):
+        block = _block(grid, channel, b)
         delta = work[channel, 2 * b] - mean
         m2 += work[channel, 2 * b + 1] + delta * delta * (block[1] * block[2])
     return mean, m2 / n
@@ -124,16 +129,16 @@ def merged_moments(work: Any, shape: Any, channel: Any) -> Any:
 @helper
 def block_gradients(work: Any, arrays: Any, places: Any, mean: Any, ahead: Any) -> None:
     """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block as of `block_moments`."""
-    (dy, x), (shape, channel, b) = arrays, places
-    s, t = _block_sums(dy, x, _block(shape, channel, b), shape[1] * shape[2], (0.0, mean), ahead)
+    (dy, x), (grid, channel, b) = arrays, places
+    s, t = _block_sums(dy, x, _block(grid, channel, b), grid[1] * grid[2], (0.0, mean), ahead)
     work[channel, 2 * b], work[channel, 2 * b + 1] = s, t
 
 
 @helper
-def merged_gradients(work: Any, shape: Any, channel: Any) -> Any:
+def merged_gradients(work: Any, grid: Any, channel: Any) -> Any:
     """Sums of a channel from those of its blocks."""
     s, t = 0.0, 0.0
-    for b in range(n_blocks(shape)):
+    for b in range(n_blocks(grid)):
         s += work[channel, 2 * b]
         t += work[channel, 2 * b + 1]
     return s, t

@@ -12,11 +12,12 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, item_size, pointer
+from normdrop._cpu.memory import address, element, item_size, pointer
 from normdrop._cpu.plane_loops import gradient_run, normalize_run
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
+    grid_of,
     merged_gradients,
     merged_moments,
     n_blocks,
@@ -56,11 +57,12 @@ def _plane_at(shape: Any, i: Any) -> Any:
 @kernel("PIP")
 def moments(statistics: Any, x: Any, work: Any) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
-    blocks = n_blocks(x.shape)
+    grid = grid_of(x.shape)
+    blocks = n_blocks(grid)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x, 0), (x.shape, task // blocks, task % blocks), 0)
+        block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        statistics[0, c], statistics[1, c] = merged_moments(work, x.shape, c)
+        statistics[0, c], statistics[1, c] = merged_moments(work, grid, c)
 
 
 @kernel("OIpP")
@@ -113,6 +115,7 @@ def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
 def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
+    grid = grid_of(x.shape)
     large = streams(y, x, READ_AGAIN)
     writes_short = comes_late(y) and not is_long(inner)
     size = item_size(x)
@@ -121,29 +124,35 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         ahead = _ahead(x, size, end - first)
         for c in range(first, end):
-            for b in range(n_blocks(x.shape)):
-                block_moments(work, pointer(x, 0), (x.shape, c, b), ahead[0])
-            _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
-            work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
+            for b in range(n_blocks(grid)):
+                block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
+            _finish_statistics(statistics, c, merged_moments(work, grid, c), eps)
+            scale, shift = np.float64(gamma[c]) * statistics[2, c], np.float64(beta[c])
+            work[c, 0], work[c, 1], work[c, 2] = statistics[0, c], scale, shift
+        # What is done anew for each plane would take as long as a short one.
+        numbers, ys, xs = pointer(work, 0), pointer(y, 0), pointer(x, 0)
         for o in range(outer):
-            for c in range(first, end):
-                start = (o * n_channels + c) * inner
-                vectors = statistics[0, c], work[c, 0], np.float64(beta[c])
+            start, k = (o * n_channels + first) * inner, first * work.shape[1]
+            for _ in range(first, end):
+                vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2)
                 if writes_short:  # the next image's plane, far from this one
-                    ask(pointer(y, 0), start + n_channels * inner, inner)
-                normalize_run(pointer(y, 0), pointer(x, 0), (start, start + inner), vectors, (ahead[1], large))
+                    ask(ys, start + n_channels * inner, inner)
+                normalize_run(ys, xs, (start, start + inner), vectors, (ahead[1], large))
+                start += inner
+                k += work.shape[1]
         fence()
 
 
 @kernel("OIPwwPf")
 def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
-    blocks = n_blocks(x.shape)
+    grid = grid_of(x.shape)
+    blocks = n_blocks(grid)
     large = streams(y, x, READ_AGAIN)
     for task in prange(x.shape[1] * blocks):
-        block_moments(work, pointer(x, 0), (x.shape, task // blocks, task % blocks), 0)
+        block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        _finish_statistics(statistics, c, merged_moments(work, x.shape, c), eps)
+        _finish_statistics(statistics, c, merged_moments(work, grid, c), eps)
         work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x.shape, chunk)
@@ -160,12 +169,13 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
 @kernel("PIIpP")
 def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over channels and blocks."""
-    blocks = n_blocks(x.shape)
+    grid = grid_of(x.shape)
+    blocks = n_blocks(grid)
     for task in prange(x.shape[1] * blocks):
         c = task // blocks
-        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, task % blocks), statistics[0, c], 0)
+        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, task % blocks), statistics[0, c], 0)
     for c in range(x.shape[1]):
-        _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
+        _finish_sums(sums, c, merged_gradients(work, grid, c), statistics[2, c])
 
 
 @helper
@@ -186,6 +196,7 @@ def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
 def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
+    grid = grid_of(x.shape)
     large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
     size = item_size(dy) + item_size(x)
     at_once = _channels_at_once(x.shape, size)
@@ -193,16 +204,20 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         ahead = _ahead(x, size, end - first)
         for c in range(first, end):
-            for b in range(n_blocks(x.shape)):
-                block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, c, b), statistics[0, c], ahead[0])
-            _finish_sums(sums, c, merged_gradients(work, x.shape, c), statistics[2, c])
-            _, work[c, 0], work[c, 1], _ = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
+            for b in range(n_blocks(grid)):
+                block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, b), statistics[0, c], ahead[0])
+            _finish_sums(sums, c, merged_gradients(work, grid, c), statistics[2, c])
+            vectors = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
+            work[c, 0], work[c, 1], work[c, 2], work[c, 3] = vectors
+        numbers, pointers = pointer(work, 0), (pointer(dx, 0), pointer(dy, 0), pointer(x, 0))
+        hints = ahead[1], ahead[2], large
         for o in range(outer):
-            for c in range(first, end):
-                start = (o * n_channels + c) * inner
-                vectors = statistics[0, c], work[c, 0], work[c, 1], np.float64(gamma[c]) * statistics[2, c]
-                hints = ahead[1], ahead[2], large
-                gradient_run((pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, start + inner), vectors, hints)
+            start, k = (o * n_channels + first) * inner, first * work.shape[1]
+            for _ in range(first, end):
+                vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2), element(numbers, k + 3)
+                gradient_run(pointers, (start, start + inner), vectors, hints)
+                start += inner
+                k += work.shape[1]
         fence()
 
 
@@ -210,13 +225,14 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
 def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     _, n_channels, inner = x.shape
-    blocks = n_blocks(x.shape)
+    grid = grid_of(x.shape)
+    blocks = n_blocks(grid)
     large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
         channel, b = task // blocks, task % blocks
-        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (x.shape, channel, b), statistics[0, channel], 0)
+        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, channel, b), statistics[0, channel], 0)
     for channel in range(n_channels):
-        _finish_sums(sums, channel, merged_gradients(work, x.shape, channel), statistics[2, channel])
+        _finish_sums(sums, channel, merged_gradients(work, grid, channel), statistics[2, channel])
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x.shape, chunk)
         c, end = _plane_at(x.shape, start)
