@@ -3,6 +3,8 @@
 Statistics are sums over blocks of a channel, sum(a - p) and sum((a - p) * (b - q)): the moments with a = b = x and p
 = q the block's first value, the gradients with a = dy, p = 0, b = x, q = mean. Blocks follow from the shape; each is
 summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the bits do not depend on threads.
+
+A workspace has a row for each channel: first the sums of its blocks, then the numbers of the element-wise loops.
 """
 
 from __future__ import annotations
