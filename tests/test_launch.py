@@ -119,6 +119,36 @@ def test_no_kernel_has_fast_math_and_all_release_the_lock(monkeypatch: pytest.Mo
         assert bool(options.get("parallel")) == parallel, name
 
 
+def test_no_machine_code_is_made_of_what_kernels_inline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import numba
+
+    from normdrop._cpu import launch
+
+    @launch.helper
+    def twice(value: Any) -> Any:
+        return 2.0 * value
+
+    @launch.helper
+    def four_times(value: Any) -> Any:
+        return twice(twice(value))
+
+    @launch.kernel("of")
+    def fill(y: Any, value: Any) -> None:
+        for i in numba.prange(y.size):
+            y[i] = four_times(value)
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for parallel in (False, True):
+        compiled = fill.compile(F64, parallel=parallel)
+        y = np.zeros(3)
+        compiled(y, 0.5)
+        assert y.tolist() == [2.0, 2.0, 2.0]
+        results = [result for function in (compiled, twice, four_times) for result in function.overloads.values()]
+        engine = results[0].target_context.codegen()._engine
+        defined = [engine.is_symbol_defined(result.fndesc.mangled_name) for result in results]
+        assert defined == [True, False, False]
+
+
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kernel", ["planes.backward", "planes.normalize"])
 def test_a_parallel_kernel_just_compiled_is_right_in_place_wherever_arrays_lie(

@@ -26,6 +26,7 @@ from numba.np.ufunc import parallel as numba_parallel
 from normdrop import _process
 from normdrop._cpu import cache
 from normdrop._cpu.half import storage
+from normdrop._cpu.inlining import InlinedCompiler
 
 PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
 
@@ -48,10 +49,10 @@ _process.wait_before_fork(llvm_library._lock)  # LLVM's objects are disposed of 
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; it is always inlined.
 
-    It has no wrapper for Python, which would take a fifth of the time to compile: a call from
-    Python ends the process.
+    There is no machine code of it alone, and no wrapper for Python: a call from Python ends the process.
     """
-    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(forceinline=True, pipeline_class=InlinedCompiler, **wrappers, **_OPTIONS)(function)
 
 
 _Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of parameters, whether parallel
