@@ -98,7 +98,7 @@ def _ahead(x: Any, size: Any, n: Any) -> Any:
     of halves take as long as those of floats, and leave no more time.
     """
     outer, _, inner = x.shape
-    if not is_far(x, x.size):
+    if not is_far(x.size * (size + item_size(x))):
         return 0, 0, 0
     near = max(size, 4) * outer * inner <= _NEAR
     return (n * inner, 0, n * inner) if near else (0, n * inner, n * inner)

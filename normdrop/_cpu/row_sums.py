@@ -20,7 +20,7 @@ import numpy as np
 from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.bits import keep
 from normdrop._cpu.launch import helper
-from normdrop._cpu.memory import element, load, load_part, pointer, prefetch, store, store_part
+from normdrop._cpu.memory import element, item_size, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
 from normdrop._cpu.streaming import ahead, is_far
 
@@ -87,7 +87,7 @@ def _counts(n_rows: Any, left: Any) -> Any:
 @helper
 def _rows_ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
     """Elements to the rows that are asked for: the next ones, or further ones where rows are narrow; 0 for none."""
-    if not is_far(x, grid[0]):
+    if not is_far(grid[0] * (n_arrays + 1) * item_size(x)):
         return 0
     group = _AT_ONCE * grid[1]
     return max(1, ahead(x) // (n_arrays * group)) * group

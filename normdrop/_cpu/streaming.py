@@ -21,7 +21,7 @@ from normdrop._cpu.simd import LANES, compiled_as
 # Bytes of a result above which it is streamed, where x is read once: with x, as large, a usual last-level cache. And
 # where x is read again and should still be there; also for rows and short planes, which are not written in order.
 READ_ONCE, READ_AGAIN = 1 << 24, 3 << 22
-_FAR = 1 << 23  # bytes of the input; with a result as large, half of a usual last-level cache
+_FAR = 9 << 21  # bytes of all inputs and the result: somewhat more than half of a usual last-level cache
 _AHEAD = 1 << 13  # bytes; half or four times as many make little difference
 _LONG = 32 * LANES  # elements of a run, of which the first and the last line are negligible
 
@@ -33,15 +33,15 @@ def streams(y: Any, x: Any, limit: Any) -> Any:
 
 
 @helper
-def is_far(x: Any, n: Any) -> Any:
-    """Whether `x`, of n elements, comes from memory, or from a cache that is not much faster."""
-    return n * item_size(x) > _FAR
+def is_far(n: Any) -> Any:
+    """Whether inputs that take n bytes with the result come from memory, or from a cache that is not much faster."""
+    return n > _FAR
 
 
 @helper
 def comes_late(x: Any) -> Any:
     """Whether to ask for `x` ahead where loads come in bursts or with gaps. Halves come fast enough by themselves."""
-    return is_far(x, x.size) and item_size(x) > 2
+    return is_far(2 * x.size * item_size(x)) and item_size(x) > 2
 
 
 @helper
