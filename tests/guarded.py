@@ -23,7 +23,7 @@ PAGE = mmap.PAGESIZE
 NAN = 0xFF
 LAW = ((1, 2), 3, 1 << 31)  # key, call, threshold
 KEY, CALL, THRESHOLD = LAW
-LARGE = 13 << 20  # bytes; more than normdrop._cpu.streaming calls large
+LARGE = 17 << 20  # bytes; more than normdrop._cpu.streaming calls large
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -239,7 +239,13 @@ def large(dtype: Any) -> Iterator[Case]:
     """Results that are written past the caches."""
     n = LARGE // dtype.itemsize
     yield flat, n + 5
-    for shape in [(1, 3, n // 3 + 1), (3, n // 4521, 1507), (n // 66 + 1, 66, 1), (n // 3 + 1, 3, 1)]:
+    for shape in [
+        (1, 3, n // 3 + 1),
+        (3, n // 4521, 1507),
+        (n // 66 + 1, 66, 1),
+        (n // 3 + 1, 3, 1),
+        (n // 5831 + 1, 119, 49),
+    ]:
         yield batch, shape
     for shape in [(3, 5, n // 15 + 1), (3, n // 3 + 1, 1), (n // 1507 + 1, 1507, 1), (7, 1, n // 7 + 1)]:
         yield masked, shape

@@ -32,6 +32,8 @@ def small(request, monkeypatch) -> Any:
         for limit in {"READ_ONCE", "READ_AGAIN"} & vars(module).keys():
             monkeypatch.setattr(module, limit, 0)
     monkeypatch.setattr(modules["streaming"], "_LONG", request.param)
+    monkeypatch.setattr(modules["streaming"], "_FAR", 0)
+    monkeypatch.setattr(modules["planes"], "_SHORT_SPAN", 32)
     monkeypatch.setattr(modules["planes"], "_CHUNK", 200)
     monkeypatch.setattr(modules["rows"], "_CHUNK", 600)
     monkeypatch.setattr(modules["plane_sums"], "_BLOCK", 64)
@@ -57,7 +59,9 @@ def _placed(values, first, fill=None):
 @pytest.mark.parametrize("first", [0, 1, 5])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "shape", [(3, 2, 700), (5, 3, 17), (2, 40, 33), (2, 19, 130), (300, 5), (100, 70), (101, 96), (2, 33, 3)], ids=str
+    "shape",
+    [(3, 2, 700), (5, 3, 17), (2, 40, 33), (3, 37, 16), (2, 19, 130), (300, 5), (100, 70), (101, 96), (2, 33, 3)],
+    ids=str,
 )
 def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monkeypatch, shape, dtype, first, one_go):
     monkeypatch.setattr(small["batch_norm"], "_in_one_go", lambda *_: one_go)

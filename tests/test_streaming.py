@@ -90,9 +90,41 @@ def test_a_large_batch_norm_agrees_with_the_reference_in_and_out_of_place(shape,
     np.testing.assert_allclose(inference.reshape(folded), y, rtol=2e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [0, 1, 4, 6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(101, 1021, 7, 7), (2501, 131, 4, 4), (37, 527, 16, 17), (3001, 5, 18, 19)], ids=str)
+def test_short_planes_of_a_large_batch_norm_are_computed_in_float64_and_rounded_once(shape, dtype, first):
+    x, dy = (array(shape, begin).astype(dtype) for begin in (0, 1))
+    assert x.nbytes > 1 << 24
+    gamma, beta = array((2, shape[1])).astype(np.float64)
+    outs = [np.full(x.size + first, np.nan, dtype)[first:].reshape(shape) for _ in range(3)]
+    y, context = functional.batch_norm(x, gamma, beta, out=outs[0])
+    dx, dgamma, dbeta = functional.batch_norm_backward(dy, context, out=outs[1])
+    again, _ = functional.batch_norm_inference(x, context.mean, context.var, gamma, beta, out=outs[2])
+
+    mean, inv_std = context.mean, context.inv_std
+    slope = dgamma * inv_std / context.n
+    mean, mean_dy, slope, scale, shift = (
+        numbers[:, None, None] for numbers in (mean, dbeta / context.n, slope, gamma * inv_std, beta)
+    )
+    assert np.array_equal(y, ((x - mean) * scale + shift).astype(dtype))
+    assert np.array_equal(again, y)
+    assert np.array_equal(dx, ((dy - mean_dy - (x - mean) * slope) * scale).astype(dtype))
+    if first == 0:  # in place nothing is streamed
+        assert np.array_equal(functional.batch_norm(copy := x.copy(), gamma, beta, out=copy)[0], y)
+        assert np.array_equal(functional.batch_norm_backward(dy, context, out=dy)[0], dx)
+
+
 @pytest.mark.parametrize(
     ("shape", "channel_axis"),
-    [((37, 67, 58, 59), 1), ((37, 58, 59, 53), 3), ((100_003, 66), 1), ((2_200_001, 3), 1), ((3301, 2016), 1)],
+    [
+        ((37, 67, 58, 59), 1),
+        ((137, 1031, 7, 9), 1),
+        ((37, 58, 59, 53), 3),
+        ((100_003, 66), 1),
+        ((2_200_001, 3), 1),
+        ((3301, 2016), 1),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.cold)])
 def test_a_large_batch_norm_of_two_bytes_gives_the_float32_bits_rounded(shape, channel_axis, dtype):

@@ -32,6 +32,19 @@ def keep(bits: Any, value: Any) -> Any:
     return np.where(kept, value, value.dtype.type(0))
 
 
+def _choose_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.bitcast(args[0], ir.VectorType(_I1, LANES)), args[1], args[2])
+
+    return a(types.uint16, a, b), codegen
+
+
+@compiled_as(_choose_typing)
+def choose(bits: Any, a: Any, b: Any) -> Any:
+    """Return the lanes of `a` whose bit is set, and the others of `b`."""
+    return np.where((int(bits) >> np.arange(LANES)) & 1 == 1, a, b)
+
+
 def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         keep_vectors_whole(builder)

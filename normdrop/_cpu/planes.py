@@ -13,7 +13,7 @@ from numba import prange
 
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, element, item_size, pointer
-from normdrop._cpu.plane_loops import gradient_run, normalize_run
+from normdrop._cpu.plane_loops import gradient_run, gradient_span, normalize_run, normalize_span
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
@@ -23,7 +23,7 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace_shape,
 )
-from normdrop._cpu.streaming import READ_AGAIN, READ_ONCE, ask, comes_late, fence, is_far, is_long, streams
+from normdrop._cpu.streaming import READ_AGAIN, READ_ONCE, fence, is_far, is_long, streams
 
 __all__ = [
     "backward",
@@ -39,6 +39,9 @@ __all__ = [
 _CHUNK = 1 << 14  # elements per task of the element-wise loops
 _NEAR = 1 << 18  # bytes of channels that stay in the second-level cache, with as many that are asked for
 _SLAB = 1 << 17  # bytes of neighboring channels that a task reads at once; as many are asked for and written
+_SPAN = 1 << 10  # elements of a span: short planes from memory come faster in longer pieces
+_SPAN_SLAB = 1 << 19  # bytes of neighboring channels at which spans end; a half of a second-level cache
+_SHORT_SPAN = 1 << 8  # elements of a span not worth streaming
 
 
 @helper
@@ -68,26 +71,45 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 @kernel("OIpP")
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
+    _, n_channels, inner = x.shape
     large = streams(y, x, READ_ONCE)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = _chunk(x.shape, chunk)
+    spans = large and not is_long(inner) and n_channels * inner >= _SHORT_SPAN
+    size = _CHUNK
+    if spans:
+        size = max(1, _CHUNK // inner) * inner
+        for c in range(n_channels):
+            work[c, 0], work[c, 1], work[c, 2] = vectors[0, c], vectors[1, c], vectors[2, c]
+    for chunk in prange((x.size + size - 1) // size):
+        start, stop = chunk * size, min(chunk * size + size, x.size)
         c, end = _plane_at(x.shape, start)
+        while spans and start < stop:
+            end = min(start + (n_channels - c) * inner, stop)
+            numbers = pointer(work, 0), c * work.shape[1], work.shape[1]
+            normalize_span(pointer(y, 0), pointer(x, 0), (start, end, inner), numbers, 0)
+            start, c = end, 0
         while start < stop:
             numbers = vectors[0, c], vectors[1, c], vectors[2, c]
             normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
             start = end
-            end += x.shape[2]
-            c = c + 1 if c + 1 < x.shape[1] else 0
+            end += inner
+            c = c + 1 if c + 1 < n_channels else 0
         fence()
 
 
 @helper
-def _channels_at_once(shape: Any, size: Any) -> Any:
-    """Neighboring channels per task: short planes are written in runs of several, while their slab is in the cache.
+def _channels_at_once(x: Any, size: Any, in_place: Any) -> Any:
+    """(neighboring channels per task, whether their planes are written in spans), while their slab is in the cache.
 
     size = bytes of an element of all arrays read.
     """
-    return max(1, min(_SLAB // (size * shape[0] * shape[2]), shape[1] // 16))
+    outer, n_channels, inner = x.shape
+    slab = size * outer * inner
+    n = _SLAB // slab
+    spans = is_far(x.size * (size + item_size(x))) and not in_place and not is_long(inner)
+    if spans:
+        n = max(n, min(_SPAN // inner, _SPAN_SLAB // slab))
+    n = max(1, min(n, n_channels // 16))
+    return n, spans and n * inner >= _SHORT_SPAN
 
 
 @helper
@@ -117,9 +139,8 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
     large = streams(y, x, READ_AGAIN)
-    writes_short = comes_late(y) and not is_long(inner)
     size = item_size(x)
-    at_once = _channels_at_once(x.shape, size)
+    at_once, spans = _channels_at_once(x, size, address(y) == address(x))
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         ahead = _ahead(x, size, end - first)
@@ -133,10 +154,12 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
         numbers, ys, xs = pointer(work, 0), pointer(y, 0), pointer(x, 0)
         for o in range(outer):
             start, k = (o * n_channels + first) * inner, first * work.shape[1]
+            if spans:
+                span = start, start + (end - first) * inner, inner
+                normalize_span(ys, xs, span, (numbers, k, work.shape[1]), ahead[1])
+                continue
             for _ in range(first, end):
                 vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2)
-                if writes_short:  # the next image's plane, far from this one
-                    ask(ys, start + n_channels * inner, inner)
                 normalize_run(ys, xs, (start, start + inner), vectors, (ahead[1], large))
                 start += inner
                 k += work.shape[1]
@@ -197,9 +220,10 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
-    large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
+    in_place = address(dx) == address(x) or address(dx) == address(dy)
+    large = streams(dx, x, READ_AGAIN) and not in_place
     size = item_size(dy) + item_size(x)
-    at_once = _channels_at_once(x.shape, size)
+    at_once, spans = _channels_at_once(x, size, in_place)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         ahead = _ahead(x, size, end - first)
@@ -213,6 +237,10 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
         hints = ahead[1], ahead[2], large
         for o in range(outer):
             start, k = (o * n_channels + first) * inner, first * work.shape[1]
+            if spans:
+                span = start, start + (end - first) * inner, inner
+                gradient_span(pointers, span, (numbers, k, work.shape[1]), hints)
+                continue
             for _ in range(first, end):
                 vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2), element(numbers, k + 3)
                 gradient_run(pointers, (start, start + inner), vectors, hints)
