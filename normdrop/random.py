@@ -280,8 +280,59 @@ class MaskStream:
             if self._call == call + 1:
                 self._call = call
 
+    def spawn(self, n: int) -> list[MaskStream]:
+        """Return independent streams, one for each worker or member of an ensemble, as NumPy's generators do.
+
+        Takes one call of this stream, so that spawning again gives other children. Child ``i`` has the key
+        ``SeedSequence(key, spawn_key=(call lo, call hi, i)).generate_state(2)``, with the call in 32-bit words, and
+        starts at call 0.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0; none take no call.
+
+        Returns
+        -------
+        list of MaskStream
+            Streams whose keys differ from one another's and from this one's.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `n` is not an int, or negative; the stream is then unchanged.
+        RuntimeError
+            The stream has no call left.
+
+        See Also
+        --------
+        MaskStream.copy : a stream that gives the same masks.
+
+        Examples
+        --------
+        >>> stream = MaskStream(42)
+        >>> first, second = stream.spawn(2)
+        >>> first.key == second.key
+        False
+        >>> stream.call
+        1
+        """
+        if _checks.integer(n, "n", 0) == 0:
+            return []
+        _import_numpy_random()
+        call = None
+        try:
+            call = self.take()
+            words = call % 2**32, call >> 32
+            sequences = (np.random.SeedSequence(self._key, spawn_key=(*words, i)) for i in range(n))
+            return [MaskStream.from_key(_key_of(each.generate_state(2, np.uint32))) for each in sequences]
+        except BaseException:  # an interrupt, or no memory: nobody has got the children
+            if call is not None:
+                self.give_back(call)
+            raise
+
     def copy(self) -> MaskStream:
-        """Return an independent stream that will give the same masks.
+        """Return a stream of its own that will give the same masks; `spawn` gives streams that will not.
 
         Returns
         -------

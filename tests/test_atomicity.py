@@ -183,6 +183,12 @@ def test_an_interrupted_function_gives_back_its_call_of_the_stream(backend: Any,
         assert interrupted_stream == stream(), where
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_interrupted_spawning_has_not_taken_a_call(error: type[BaseException]) -> None:
+    for interrupted_stream, where in interrupted(stream, lambda stream: stream.spawn(3), error):
+        assert interrupted_stream == stream(), where
+
+
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_a_bad_dy_leaves_the_layer_as_it_was(name: str) -> None:
     layer = ready(name, True)

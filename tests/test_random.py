@@ -260,3 +260,104 @@ def test_threads_that_share_a_stream_draw_every_mask_once():
         contexts = list(pool.map(lambda _: functional.dropout(x, 0.5, rng=stream)[1], range(200)))
     assert sorted(context.call for context in contexts) == list(range(200))
     assert {context.key for context in contexts} == {stream.key}
+
+
+CHILD_KEYS = {  # of (key, call): the keys of the first three children
+    ((0, 0), 0): [(3678467582, 975380285), (1745761672, 3562034224), (4037452230, 857849944)],
+    ((1, 2), 3): [(3406265670, 457234790), (1136964831, 877520876), (526796578, 402306229)],
+    ((2**32 - 1, 7), LAST_CALL): [(3938677366, 3000212234), (351790752, 958927915), (2695199023, 436448867)],
+}
+
+
+@pytest.mark.parametrize("parent", list(CHILD_KEYS))
+def test_the_keys_of_spawned_streams_never_change_between_versions(parent):
+    """Golden keys, and the formula that made them."""
+    key, call = parent
+    children = MaskStream.from_key(key, call).spawn(3)
+    assert [child.key for child in children] == CHILD_KEYS[parent]
+    assert [child.call for child in children] == [0, 0, 0]
+    assert all(type(word) is int for child in children for word in child.key)
+    for i, child in enumerate(children):
+        sequence = np.random.SeedSequence(entropy=list(key), spawn_key=(call % 2**32, call >> 32, i))
+        assert child.key == tuple(sequence.generate_state(2, np.uint32).tolist())
+
+
+def test_spawned_streams_draw_masks_unlike_each_others_their_parents_and_those_of_ints():
+    stream = MaskStream(0)
+    twin = stream.copy()
+    first, second = stream.spawn(20), stream.spawn(20)
+    grandchildren = first[0].spawn(20)
+    streams = [twin, *first, *second, *grandchildren, *(MaskStream(n) for n in range(1, 20))]
+    assert len({each.key for each in streams}) == len(streams)
+    masks = [functional.dropout(np.ones(1024, np.float32), 0.5, rng=each, return_mask=True)[2] for each in streams]
+    for a, b in ((a, b) for i, a in enumerate(masks) for b in masks[:i]):
+        assert 400 < np.count_nonzero(a == b) < 624
+
+
+def test_spawning_takes_one_call_and_the_children_do_not_depend_on_how_many_there_are():
+    stream, other = MaskStream(5), MaskStream(5)
+    few, many = stream.spawn(2), other.spawn(7)
+    assert stream == other == MaskStream.from_key(MaskStream(5).key, 1)
+    assert few == many[:2]
+    assert stream.spawn(2) != few
+    assert stream.spawn(0) == []
+    assert stream.call == 2
+
+
+def test_a_pickled_or_restored_stream_spawns_the_same_children():
+    stream = MaskStream(5)
+    stream.spawn(1)
+    twin, restored = pickle.loads(pickle.dumps(stream)), MaskStream()
+    restored.load_state_dict(stream.state_dict())
+    assert stream.spawn(3) == twin.spawn(3) == restored.spawn(3)
+
+
+def test_a_stream_spawns_in_a_process_that_has_not_used_numpy_random(in_subprocess):
+    code = "from normdrop import MaskStream; print([s.key for s in MaskStream.from_key((1, 2), 3).spawn(3)])"
+    assert in_subprocess(code).strip() == str(CHILD_KEYS[(1, 2), 3])
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "words"),
+    [
+        (-1, ValueError, "at least 0.*-1"),
+        (2.0, TypeError, "float 2.0"),
+        (True, TypeError, "bool True"),
+        (None, TypeError, "NoneType"),
+        ("2", TypeError, "str '2'"),
+        (np.ones(2, np.int64), TypeError, "ndarray"),
+    ],
+)
+def test_spawning_a_bad_number_is_refused_and_changes_nothing(n, error, words):
+    stream = MaskStream.from_key((1, 2), 3)
+    with pytest.raises(error, match=f"n must be.*{words}"):
+        stream.spawn(n)
+    assert stream == MaskStream.from_key((1, 2), 3)
+
+
+def test_an_int_of_numpys_spawns_as_an_int():
+    assert MaskStream(1).spawn(np.int64(2)) == MaskStream(1).spawn(2)
+
+
+def test_an_exhausted_stream_spawns_nothing():
+    stream = MaskStream.from_key((0, 0), LAST_CALL + 1)
+    assert stream.spawn(0) == []
+    with pytest.raises(RuntimeError, match=r"exhausted.*another key"):
+        stream.spawn(1)
+    assert stream.call == LAST_CALL + 1
+
+
+def test_spawning_that_fails_gives_its_call_back(monkeypatch):
+    stream = MaskStream(3)
+    monkeypatch.setattr(MaskStream, "from_key", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+    with pytest.raises(MemoryError):
+        stream.spawn(2)
+    assert stream.call == 0
+
+
+def test_threads_that_spawn_from_one_stream_get_children_of_their_own():
+    stream = MaskStream(0)
+    with ThreadPoolExecutor(8) as pool:
+        children = [child for mine in pool.map(lambda _: stream.spawn(3), range(100)) for child in mine]
+    assert len({child.key for child in children}) == 300
+    assert stream.call == 100
