@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _device, _overlap
+from normdrop import _advice, _device, _overlap
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -18,11 +18,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _NATIVE = (*_FLOATS, np.dtype(np.float16))
 _NAMES = "float32, float64, float16 or bfloat16"
 
-
-def kind(value: object) -> str:
-    """Describe a value for an error message: type and a short form of the value."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+kind = _advice.kind
 
 
 def integer(value: object, name: str, low: int, high: int | None = None) -> int:
@@ -101,27 +97,30 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.itemsize == 2 and dtype.name == "bfloat16" and dtype.kind == "V"
 
 
-def array(x: object, name: str) -> Array:
-    """Return `x` as a base ndarray after checking that it is of a native dtype that is taken."""
+def array(x: object, name: str, wanted: np.dtype[Any] | None = None) -> Array:
+    """Return `x` as a base ndarray after checking that it is of a native dtype that is taken.
+
+    `wanted` is the dtype that is advised where it is not, if only one will do.
+    """
     if type(x) is np.ndarray and x.dtype in _NATIVE:
         return x
     if not isinstance(x, np.ndarray):
         if _device.is_device_array(x):
-            return _of_float_dtype(_device.view(x), name)
-        raise TypeError(f"{name} must be a NumPy array; got {type(x).__name__}. Convert it with np.asarray({name}).")
+            return _of_float_dtype(_device.view(x), name, wanted)
+        raise TypeError(f"{name} must be a NumPy array; got {kind(x)}. {_advice.conversion(x, name, wanted)}")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.filled(value) instead")
-    return np.asarray(_of_float_dtype(x, name))
+    return np.asarray(_of_float_dtype(x, name, wanted))
 
 
-def _of_float_dtype(x: Array, name: str) -> Array:
+def _of_float_dtype(x: Array, name: str, wanted: np.dtype[Any] | None) -> Array:
     dtype = x.dtype
     if dtype.char not in "fde" and not is_bfloat16(dtype):
-        raise TypeError(f"{name} must have dtype {_NAMES}; got {dtype}. Use {name}.astype(np.float32).")
+        raise TypeError(f"{name} must have dtype {_NAMES}; got {dtype}. {_advice.cast(dtype, name, wanted)}")
     if not dtype.isnative:
-        raise TypeError(
-            f"{name} has dtype {dtype.str!r} in foreign byte order; use {name}.astype({name}.dtype.newbyteorder('='))"
-        )
+        native = f"Use {name}.astype({name}.dtype.newbyteorder('='))."
+        advice = native if wanted is None or wanted == dtype.newbyteorder("=") else _advice.cast(dtype, name, wanted)
+        raise TypeError(f"{name} has dtype {dtype.str!r} in foreign byte order. {advice}")
     return x
 
 
@@ -144,10 +143,11 @@ def same_shape(x: Array, shape: tuple[int, ...], name: str, like: str) -> None:
 
 def gradient(dy: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return `dy` after checking that it matches the forward pass."""
-    dy = array(dy, "dy")
+    dy = array(dy, "dy", dtype)
     same_shape(dy, shape, "dy", "the forward pass's x")
     if dy.dtype != dtype:
-        raise TypeError(f"dy must have the dtype of the forward pass's x, {dtype}; got {dy.dtype}. Use dy.astype.")
+        advice = _advice.cast(dy.dtype, "dy", dtype)
+        raise TypeError(f"dy must have the dtype of the forward pass's x, {dtype}; got {dy.dtype}. {advice}")
     return dy
 
 
@@ -185,7 +185,9 @@ def out(target: Any, x: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
 
 def _taken_out(target: Any, x: Array) -> Any:
     if not _device.on_host(target) and not _device.is_device_array(target):
-        raise TypeError(f"out must be a NumPy array of shape {x.shape} and dtype {x.dtype}; got {kind(target)}")
+        wanted = f"of shape {x.shape} and dtype {x.dtype}"
+        advice = f" {_advice.memory(target, x.shape, x.dtype)}" if _device.on_host(x) else ""
+        raise TypeError(f"out must be a NumPy array {wanted}; got {kind(target)}.{advice}")
     return _device.view(target)
 
 
@@ -197,8 +199,9 @@ def mask(values: Any, shape: tuple[int, ...], x: Array) -> npt.NDArray[np.bool_]
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError("mask must be a boolean NumPy array; got a masked array. Use mask.filled(False).")
     if not taken or values.dtype != np.bool_:
-        what = values.dtype if taken else type(values).__name__
-        raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. Use mask.astype(bool).")
+        what, boolean = values.dtype if taken else kind(values), np.dtype(np.bool_)
+        advice = _advice.cast(values.dtype, "mask", boolean) if taken else _advice.conversion(values, "mask", boolean)
+        raise TypeError(f"mask must be a boolean NumPy array, True = kept; got {what}. {advice}")
     if values.shape != shape:
         raise ValueError(f"mask must have shape {shape}: the shape of x with 1 on the shared axes; got {values.shape}")
     same_place(values, "mask", x, "x")
@@ -233,6 +236,11 @@ def channels(values: object, name: str, n_channels: int, x: Array) -> Array:
     """Return a per-channel vector of a native float dtype, where `x` is."""
     if type(values) is type(x) is np.ndarray and values.dtype in _NATIVE and values.shape == (n_channels,):
         return values
+    if isinstance(values, numbers.Real):
+        raise TypeError(
+            f"{name} must be a NumPy array, one value per channel of x; got {kind(values)}. "
+            f"Use np.full({n_channels}, {name}, np.float32)."
+        )
     vector = array(values, name)
     same_place(vector, name, x, "x")
     if vector.shape != (n_channels,):

@@ -164,7 +164,7 @@ rows(
     [
         (np.ones((4, 6, 5, 3)), TypeError, "mask must be a boolean", "float64", "astype(bool)"),
         (np.ones((4, 6, 5, 3), np.uint8), TypeError, "mask must be a boolean", "uint8", "astype(bool)"),
-        ([True], TypeError, "mask must be a boolean", "list", "astype(bool)"),
+        ([True], TypeError, "mask must be a boolean", "list", "np.asarray(mask, dtype=bool)"),
         (True, TypeError, "mask must be a boolean", "bool"),
         (np.ma.ones((4, 6, 5, 3), bool), TypeError, "mask must be a boolean", "masked"),
         (np.ones((4, 6, 5), bool), ValueError, "mask must have shape (4, 6, 5, 3)", "(4, 6, 5)"),
