@@ -78,6 +78,28 @@ def test_the_text_of_the_law_makes_the_same_decisions(backend):
 
 
 @pytest.mark.jit
+def test_every_kernel_drops_what_is_below_t_and_nothing_else(backend):
+    """Thresholds that are an element's own number, or differ from it in one half: comparisons have ties there."""
+    n, key, call = 1 << 13, (3, 4), 23  # a call in which some numbers have an upper half of zeros, others of ones
+    u = np.array([hi << 16 | lo for hi, lo in (LAW["half_words"](i, key, call) for i in range(n))], np.uint64)
+    extremes = [u[u >> np.uint64(16) == half] for half in (0, 0xFFFF)]
+    assert all(numbers.size for numbers in extremes)
+    ties = [
+        int(v) + step for v in np.concatenate([u[:: n // 24], *extremes]) for step in (0, 1, -1, 1 << 16, -(1 << 16))
+    ]
+    mask, x, y = np.empty(n, np.bool_), np.ones(n, np.float32), np.empty(n, np.float32)
+    crossed = np.empty((1, 128, n // 128), np.float32)
+    for threshold in [t for t in [*ties, *SOME] if 0 < t < 2**32]:
+        expected = u >= threshold
+        backend.keep_mask(mask, key, call, threshold)
+        assert np.array_equal(mask, expected), threshold
+        backend.dropout(y, x, key, call, threshold, 1.0)
+        assert np.array_equal(y != 0, expected), threshold
+        backend.dropout_transposed(crossed, np.ones_like(crossed), key, call, threshold, 1.0)
+        assert np.array_equal(crossed[0].T.ravel() != 0, expected), threshold
+
+
+@pytest.mark.jit
 def test_the_streams_for_a_battery_are_first_groups_and_whole_masks_by_the_law():
     """What `random_words.py` pipes into a battery of tests of randomness is what layers draw."""
     streams = runpy.run_path(str(Path(__file__).parent / "random_words.py"))
