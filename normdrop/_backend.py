@@ -1,11 +1,14 @@
-"""Which backend serves an array: the only device decision.
+"""Where arrays meet a launcher: the only device decision, and the only check that a launcher's arguments fit together.
 
-A backend is a module of launchers with the names and signatures of `normdrop._reference`.
+The launchers have the names and signatures of `normdrop._reference`, which documents them. A backend believes what it
+is given: an array that is shorter than another says would be read or written beyond its end. So each launcher's
+contract is checked here, whatever the passes above know, for an array may have been changed since the forward pass and
+a context may come from anywhere.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,48 +19,157 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Vectors = npt.NDArray[np.float64]
 
+_FLOAT32, _FLOAT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.bool_))
+_WORD, _MAX_CALL = 2**32, 2**63
 
-class Backend(Protocol):
-    """The launchers, documented in `normdrop._reference`."""
-
-    def keep_mask(self, mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None: ...
-
-    def dropout(self, y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None: ...
-
-    def dropout_transposed(
-        self, y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float
-    ) -> None: ...
-
-    def apply_mask(self, y: Array, x: Array, mask: Mask, scale: float) -> None: ...
-
-    def moments(self, statistics: Vectors, x: Array) -> None: ...
-
-    def normalize(self, y: Array, x: Array, vectors: Vectors) -> None: ...
-
-    def batch_norm(self, y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float) -> None: ...
-
-    def inference_vectors(
-        self, vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float
-    ) -> None: ...
-
-    def parameter_gradients(self, sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None: ...
-
-    def batch_norm_backward(
-        self, dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array
-    ) -> None: ...
-
-    def update_running(
-        self, mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float
-    ) -> None: ...
+_serving: dict[type, Any] = {}
 
 
-_serving: dict[type, Backend] = {}
-
-
-def select(x: Array) -> Backend:
+def select(x: Array) -> Any:
     """Return the backend for `x`; Numba is imported here, on the first call, and nowhere earlier."""
     backend = _serving.get(type(x))
     if backend is None:
-        backend = cast(Backend, _process.load("normdrop._cpu") if _device.on_host(x) else _device.backend())
+        backend = _process.load("normdrop._cpu") if _device.on_host(x) else _device.backend()
         _serving[type(x)] = backend
     return backend
+
+
+def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
+    """Fill a mask by the mask law."""
+    _result("mask", mask, (mask.size,), _BOOL, mask)
+    _law(key, call, threshold)
+    select(mask).keep_mask(mask, key, call, threshold, first)
+
+
+def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
+    """y = scale * x where the mask law keeps, flat."""
+    _input("x", x, (x.size,), x.dtype, x)
+    _result("y", y, x.shape, x.dtype, x)
+    _law(key, call, threshold)
+    select(x).dropout(y, x, key, call, threshold, scale)
+
+
+def dropout_transposed(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
+    """The same with elements counted in another order of axes."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _law(key, call, threshold)
+    select(x).dropout_transposed(y, x, key, call, threshold, scale)
+
+
+def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
+    """y = scale * x where a given mask keeps."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _input("mask", mask, (x.shape[0], x.shape[2]), _BOOL, x)
+    select(x).apply_mask(y, x, mask, scale)
+
+
+def moments(statistics: Vectors, x: Array) -> None:
+    """Mean and biased variance of each channel."""
+    _batch(x)
+    _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    select(x).moments(statistics, x)
+
+
+def normalize(y: Array, x: Array, vectors: Vectors) -> None:
+    """y = (x - mean) * scale + shift."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _input("vectors", vectors, (max(3, vectors.shape[0]), x.shape[1]), _FLOAT64, x)
+    select(x).normalize(y, x, vectors)
+
+
+def batch_norm(y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float) -> None:
+    """Statistics of the batch, and y = gamma * (x - mean) * inv_std + beta."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    _input("beta", beta, gamma.shape, gamma.dtype, x)
+    select(x).batch_norm(y, x, statistics, gamma, beta, eps)
+
+
+def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:
+    """vectors = [mean, gamma * inv_std, beta, inv_std]."""
+    n_channels = vectors.shape[-1]
+    _result("vectors", vectors, (4, n_channels), _FLOAT64, vectors)
+    _input("mean", mean, (n_channels,), _FLOAT64, vectors)
+    _input("var", var, (n_channels,), _FLOAT64, vectors)
+    _input("gamma", gamma, (n_channels,), _FLOAT64 if gamma.dtype != _FLOAT32 else _FLOAT32, vectors)
+    _input("beta", beta, (n_channels,), gamma.dtype, vectors)
+    select(vectors).inference_vectors(vectors, mean, var, gamma, beta, eps)
+
+
+def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors) -> None:
+    """sums = [dgamma, dbeta]."""
+    _batch(x)
+    _result("sums", sums, (2, x.shape[1]), _FLOAT64, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _input("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    select(x).parameter_gradients(sums, dy, x, statistics)
+
+
+def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array) -> None:
+    """sums = [dgamma, dbeta], and dx."""
+    _batch(x)
+    _result("dx", dx, x.shape, x.dtype, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _result("sums", sums, (2, x.shape[1]), _FLOAT64, x)
+    _input("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    select(x).batch_norm_backward(dx, dy, x, sums, statistics, gamma)
+
+
+def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
+    """running = momentum * running + (1 - momentum) * batch."""
+    _result("running_mean", mean, (mean.size,), _FLOAT64, mean)
+    _result("running_var", var, mean.shape, _FLOAT64, mean)
+    _input("statistics", statistics, (3, mean.size), _FLOAT64, mean)
+    select(mean).update_running(mean, var, statistics, momentum, correction)
+
+
+def _batch(x: Array) -> None:
+    """Check x of shape (outer, C, inner)."""
+    _input("x", x, x.shape if x.ndim == 3 else (x.size, 1, 1), x.dtype, x)
+
+
+def _parameter(name: str, values: Array, x: Array) -> None:
+    """Check a vector per channel in float32 or float64; the latter if `x` has that."""
+    narrow = values.dtype == _FLOAT32 and x.dtype != _FLOAT64
+    _input(name, values, (x.shape[1],), _FLOAT32 if narrow else _FLOAT64, x)
+
+
+def _input(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
+    """Check an array that is read beside `x`."""
+    flags = a.flags
+    if a.shape != shape or a.dtype != dtype or type(a) is not type(x) or not (flags.c_contiguous and flags.aligned):
+        _refuse(name, a, shape, dtype, x)
+
+
+def _result(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
+    """Check an array that is written beside `x`."""
+    if a.shape != shape or a.dtype != dtype or type(a) is not type(x) or not a.flags.carray:
+        _refuse(name, a, shape, dtype, x)
+
+
+def _law(key: tuple[int, int], call: int, threshold: int) -> None:
+    """Check the numbers of the mask law."""
+    first, second = key
+    if not (0 <= first < _WORD and 0 <= second < _WORD and 0 <= call < _MAX_CALL and 0 <= threshold <= _WORD):
+        raise ValueError(
+            f"key must be two words below 2**32, call a number below 2**63 and threshold one up to 2**32; got {key}, "
+            f"{call} and {threshold}. Pass the context as the forward pass returned it."
+        )
+
+
+def _refuse(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
+    flags = a.flags
+    holds = {"contiguous": flags.c_contiguous, "aligned": flags.aligned, "writable": flags.writeable}
+    lacks = "".join(f", not {word}" for word, is_so in holds.items() if not is_so)
+    text = (
+        f"{name} does not fit the pass: it must be {dtype} of shape {shape} {_device.place(x)}, contiguous, aligned "
+        f"and, if it is written, writable; got {a.dtype} of shape {a.shape} {_device.place(a)}{lacks}. Pass the "
+        "context as its forward pass returned it, and change no array that it holds before the last backward."
+    )
+    raise (ValueError if a.dtype == dtype and type(a) is type(x) else TypeError)(text)

@@ -16,7 +16,8 @@ from typing import Any
 _forked = False
 _loading = threading.RLock()
 _busy: set[Any] = set()
-_locks: list[Any] = [_loading]
+updating = threading.RLock()  # held while a layer's state changes, so that no batch of another thread is lost
+_locks: list[Any] = [updating, _loading]  # in this order: a first update may load and compile
 _held: list[Any] = []
 _registered = False
 

@@ -6,8 +6,8 @@ They are float16, bfloat16, float32 or float64; the first two are computed in fl
 and may be the input itself.
 
 Numbers per channel are float64, in rows of shape (C,): `statistics` = [mean, variance, 1 / sqrt(variance + eps)],
-`sums` = [dgamma, dbeta]; `normalize` reads the first three rows of its `vectors`. Vectors of a layer, such as `gamma`,
-have shape (C,), and those of one call one dtype, float32 or float64; float64 if `x` has that.
+`sums` = [dgamma, dbeta]; `normalize` reads the first three rows of its `vectors`. `gamma` and `beta` have shape (C,)
+and one dtype, float32 or float64; float64 if `x` has that. Given and running statistics, `mean` and `var`, are float64.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def batch_norm(y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Arra
 
 
 def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:
-    """Fill in vectors = [mean, gamma / sqrt(var + eps), beta, 1 / sqrt(var + eps)]; the others have one dtype."""
-    inv_std = 1.0 / np.sqrt(var.astype(np.float64) + eps)
+    """Fill in vectors = [mean, gamma / sqrt(var + eps), beta, 1 / sqrt(var + eps)]."""
+    inv_std = 1.0 / np.sqrt(var + eps)
     vectors[...] = mean, gamma * inv_std, beta, inv_std
 
 
@@ -146,10 +146,9 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """Set running = momentum * running + (1 - momentum) * batch, the variance times `correction`.
 
-    What has no weight counts not even as a NaN. A variance beyond the dtype becomes infinite.
+    What has no weight counts not even as a NaN.
     """
     new = 1.0 - momentum
-    with np.errstate(over="ignore"):
-        for running, batch in ((mean, new * statistics[0]), (var, new * correction * statistics[1])):
-            if momentum < 1.0:
-                running[...] = batch + momentum * _wide(running) if momentum > 0.0 else batch
+    for running, batch in ((mean, new * statistics[0]), (var, new * correction * statistics[1])):
+        if momentum < 1.0:
+            running[...] = batch + momentum * running if momentum > 0.0 else batch

@@ -153,6 +153,13 @@ def as_stream(rng: RNG) -> MaskStream:
     return rng if isinstance(rng, MaskStream) else MaskStream(rng)
 
 
+def check_stream(value: object) -> MaskStream:
+    """Return a layer's stream."""
+    if not isinstance(value, MaskStream):
+        raise TypeError(f"stream must be a MaskStream; got {_checks.kind(value)}. Use MaskStream(...) to make one.")
+    return value
+
+
 class MaskStream:
     """A source of dropout masks: a key and the number of the next call.
 

@@ -134,7 +134,8 @@ def _picture(value: Any) -> Any:
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)
     if isinstance(value, normdrop.Layer):
-        return id(value), _picture(vars(value))
+        values = {name: item for name, item in vars(value).items() if name != "_passes"}
+        return id(value), _picture(values), _picture(value._passes.waiting)
     if isinstance(value, dict):
         return {name: _picture(item) for name, item in value.items()}
     return [_picture(item) for item in value] if isinstance(value, (tuple, list)) else repr(value)

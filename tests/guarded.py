@@ -161,9 +161,10 @@ def channels(n: int, dtype: Any) -> None:
     """Launchers on numbers per channel."""
     statistics = np.abs(_values((3, n), np.float64, 8))
     if dtype.itemsize > 2:
-        given = dict(zip(("mean", "var", "gamma", "beta"), np.abs(_values((4, n), dtype, 7)), strict=True))
+        given = dict(zip(("gamma", "beta"), np.abs(_values((2, n), dtype, 7)), strict=True))
+        given |= dict(zip(("mean", "var"), np.abs(_values((2, n), np.float64, 8)), strict=True))
         check("inference_vectors", {"vectors": _unset(np.empty((4, n))), **given, "eps": 1e-5}, ("vectors",), None)
-        mean, var = np.abs(_values((2, n), dtype, 9))
+        mean, var = np.abs(_values((2, n), np.float64, 9))
         given = {"mean": mean, "var": var, "statistics": statistics, "momentum": 0.9, "correction": 1.1}
         check("update_running", given, ("mean", "var"), None)
 
@@ -191,6 +192,33 @@ def strided(shape: tuple[int, int, int], dtype: Any) -> None:
             assert passes(view, out) == passes(view.copy(order="K"), np.empty_like(x))  # sums go in order of memory
             assert view.tobytes() == x.tobytes()
         places.check()
+
+
+def forged(n: int, dtype: Any) -> None:
+    """Contexts that say more than their arrays hold."""
+    for at_end in (True, False):
+        places = Places(at_end)
+        x, dy = places.copy(_values((3, n), dtype, 11)), places.copy(_values((3, n), dtype, 12))
+        rows, short = places.copy(np.ones((3, 3))), places.copy(np.ones((3, 1)))
+        one, gamma = places.copy(np.ones(1)), places.copy(np.ones(1, dtype if dtype.itemsize > 2 else np.float32))
+        trained = functional.batch_norm(x, channel_axis=0)[1]._replace(statistics=rows)
+        inferred = functional.batch_norm_inference(x, rows[0], rows[1], channel_axis=0, keep_x=True)[1]
+        for change in ({"channel_axis": 1}, {"statistics": short}, {"statistics": rows[:2]}, {"gamma": gamma}):
+            _refuses(functional.batch_norm_backward, dy, trained._replace(**change))
+        for change in ({"channel_axis": 1}, {"statistics": short}, {"scale": one}):
+            _refuses(functional.batch_norm_inference_backward, dy, inferred._replace(**change))
+        _refuses(functional.update_running, one, rows[1], trained)
+        x.shape = (1, 3 * n)
+        _refuses(functional.batch_norm_backward, dy.reshape(x.shape), trained)
+        places.check()
+
+
+def _refuses(function: Any, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except ValueError:
+        return
+    raise AssertionError(f"{function.__name__} took {arguments}")
 
 
 Case = tuple[Any, Any]
@@ -221,6 +249,8 @@ def small(_dtype: Any) -> Iterator[Case]:
         yield transposed, shape
     for shape in [(2, 3, 17), (5, 4, 33), (7, 65, 2)]:
         yield strided, shape
+    for n in (17, 4097):
+        yield forged, n
 
 
 def threaded(_dtype: Any) -> Iterator[Case]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import normdrop
-from normdrop import MaskStream, functional
+from normdrop import MaskStream, _process, functional
 
 PACKAGE = str(Path(normdrop.__file__).parent)
 # Compiling is left out; so are kernels that are plain Python, of which nothing is seen from outside.
@@ -55,7 +55,8 @@ def picture(thing: Any) -> Any:
     if isinstance(thing, tuple):
         return [picture(item) for item in thing]
     if isinstance(thing, normdrop.Layer):
-        return {name: picture(value) for name, value in vars(thing).items()}
+        values = {name: picture(value) for name, value in vars(thing).items() if name != "_passes"}
+        return values | {"waiting": picture(thing._passes.waiting)}
     return repr(thing)
 
 
@@ -63,6 +64,7 @@ def picture(thing: Any) -> Any:
 def _lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracer can raise where Python looks for no interrupt: as a block ends, before its lock is released."""
     monkeypatch.setattr(normdrop.random, "_stream_lock", threading.RLock())
+    monkeypatch.setattr(_process, "updating", threading.RLock())
 
 
 class Interrupt:
@@ -212,10 +214,8 @@ def test_loading_into_an_array_that_was_made_read_only_changes_nothing() -> None
 
 def test_a_layer_that_cannot_keep_its_context_gives_back_its_call() -> None:
     class Forgetful(normdrop.Dropout):
-        def __setattr__(self, name: str, value: object) -> None:
-            if name == "_context" and value is not None:
-                raise MemoryError("no room")
-            super().__setattr__(name, value)
+        def _keep(self, context: Any, *, asked: bool) -> None:
+            raise MemoryError("no room")
 
     layer = Forgetful(0.5, rng=stream())
     with pytest.raises(MemoryError):

@@ -25,6 +25,7 @@ def things():
         layer(s.x)
         layer.backward(s.dy)
         layer(s.x)
+    s.inference.forget()
     s.inference.eval()(s.x, keep_x=True)
     s.eval_dropout = normdrop.Dropout(0.5, scaling="original", rng=1).eval()
     s.eval_dropout(s.x)

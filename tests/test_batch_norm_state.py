@@ -79,8 +79,9 @@ def test_failing_backward_can_be_called_again_and_keeps_the_gradients(
     fails: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = _trained()
-    layer(_x(seed=9))
     before = copy.deepcopy(layer)
+    layer(_x(seed=9))
+    before(_x(seed=9))
     with monkeypatch.context() as patch:
         patch.setattr(_backend, "select", _backend.select)  # what fails() replaces is put back at the end
         fails("batch_norm_backward")
@@ -119,9 +120,9 @@ def test_failing_backward_can_be_called_again_and_keeps_the_gradients(
     ],
 )
 def test_failed_call_leaves_everything_as_it_was(call: Callable[[normdrop.BatchNorm], Any]) -> None:
-    layer = _trained()
+    layer, before = _trained(), _trained()
     layer(_x())
-    before = copy.deepcopy(layer)
+    before(_x())
     with pytest.raises((TypeError, ValueError)):
         call(layer)
     _same(layer, before)
@@ -161,6 +162,13 @@ def test_counts_are_of_batches_and_of_values_per_channel() -> None:
     layer.eval()(_x(4))
     assert (layer.num_batches, layer.num_values) == (2, 18)
     assert layer.state_dict()["num_values"] == 18
+
+
+def test_a_count_beyond_what_a_state_holds_is_saved_as_the_largest() -> None:
+    layer = _trained()
+    layer.num_values = 2**63 - 1
+    layer(_x())
+    assert layer.state_dict()["num_values"] == 2**63 - 1
 
 
 def test_state_dict_is_a_copy_and_so_is_what_is_loaded() -> None:
@@ -231,15 +239,15 @@ def test_training_resumed_from_a_file_equals_uninterrupted_training_bit_for_bit(
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 @pytest.mark.parametrize("training", [True, False])
 def test_copied_layer_goes_on_alone_from_where_it_was(duplicate: Callable[[Any], Any], training: bool) -> None:
     layer = _trained()
     layer.train() if training else layer.eval()
-    layer(_x(seed=8))
     twin = duplicate(layer)
     _same(twin, layer)
     assert twin.training == training
+    np.testing.assert_array_equal(twin(_x(seed=8)), layer(_x(seed=8)))
     np.testing.assert_array_equal(twin.backward(_x(seed=4)), layer.backward(_x(seed=4)))
     before = copy.deepcopy(layer)
     _trained(layer=twin.train())

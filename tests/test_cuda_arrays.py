@@ -298,3 +298,29 @@ def test_tensors_of_pytorch_come_back_as_tensors(dtype):
         assert (computed.dtype, computed.stride()) == (x.dtype, x.stride())
         wide = computed.double().cpu().numpy()
         np.testing.assert_allclose(wide, expected.astype(np.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_a_context_that_does_not_fit_is_refused_before_a_kernel_reads_it():
+    x = normal(4, 3)
+    d, dy = on_gpu(x), on_gpu(normal(4, 3, seed=1))
+    _, context = functional.batch_norm(d)
+    _, inferred = functional.batch_norm_inference(d, on_gpu(np.zeros(3)), on_gpu(np.ones(3)), keep_x=True)
+    short, host = on_gpu(np.ones((3, 2))), np.ones((3, 3))
+    for changes in ({"channel_axis": 0}, {"statistics": short}, {"gamma": on_gpu(np.ones(1, np.float32))}):
+        with pytest.raises(ValueError, match="must"):
+            functional.batch_norm_backward(dy, context._replace(**changes))
+    with pytest.raises(TypeError, match="statistics"):
+        functional.batch_norm_backward(dy, context._replace(statistics=host))
+    for changes in ({"channel_axis": 0}, {"statistics": short}, {"scale": on_gpu(np.ones(1))}):
+        with pytest.raises(ValueError, match="must"):
+            functional.batch_norm_inference_backward(dy, inferred._replace(**changes))
+
+
+def test_running_statistics_on_a_gpu_are_updated_as_on_the_host():
+    x = normal(5, 3)
+    mean, var, d_mean, d_var = np.zeros(3), np.ones(3), on_gpu(np.zeros(3)), on_gpu(np.ones(3))
+    assert functional.update_running(mean, var, functional.batch_norm(x)[1])
+    assert functional.update_running(d_mean, d_var, functional.batch_norm(on_gpu(x))[1])
+    np.testing.assert_allclose([values(d_mean), values(d_var)], [mean, var], rtol=1e-12)
+    with pytest.raises(TypeError, match="running_mean"):
+        functional.update_running(mean, var, functional.batch_norm(on_gpu(x))[1])

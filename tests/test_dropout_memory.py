@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import normdrop
-from normdrop import MaskStream, _layout, _reference, functional
+from normdrop import MaskStream, _backend, _layout, _reference, functional
 
 LAYOUTS = {
     "C": lambda x: x,
@@ -74,11 +74,29 @@ def test_inputs_are_not_modified_and_not_aliased(backend, x):
 def test_the_context_does_not_keep_x_alive(backend, x):
     layer = normdrop.Dropout(0.5, rng=0)
     values = np.array(x)
-    y = layer(values)
+    y, context = layer.forward(values, return_context=True)
     dy = values.copy()
     values[...] = np.nan
-    assert np.array_equal(layer.backward(dy), y)
-    assert not any(isinstance(item, np.ndarray) for item in layer._context or ())
+    assert np.array_equal(layer.backward(dy, context=context), y)
+    assert not any(isinstance(item, np.ndarray) for item in context)
+
+
+@pytest.mark.parametrize("launcher", ["dropout", "dropout_transposed", "keep_mask", "apply_mask"])
+def test_dropout_that_fails_gives_its_call_back(backend, monkeypatch, launcher):
+    def fail(*_):
+        raise MemoryError(launcher)
+
+    broken = SimpleNamespace(**{name: getattr(backend, name) for name in vars(_reference) if hasattr(backend, name)})
+    monkeypatch.setattr(broken, launcher, fail)
+    monkeypatch.setattr(_backend, "select", lambda x: broken)
+    shared = 1 if launcher in ("keep_mask", "apply_mask") else ()
+    x = np.ones((6, 8), np.float32, order="F" if launcher == "dropout_transposed" else "C")
+    stream = MaskStream.from_key((1, 2), 3)
+    layer = normdrop.Dropout(0.5, shared_axes=shared, rng=stream)
+    for call in (lambda: layer(x), lambda: functional.dropout(x, 0.5, shared_axes=shared, rng=stream)):
+        with pytest.raises(MemoryError, match=launcher):
+            call()
+        assert stream == MaskStream.from_key((1, 2), 3)
 
 
 OUTPUTS = {name: make for name, make in LAYOUTS.items() if make and name != "read-only"}

@@ -151,10 +151,12 @@ def _through(layer: Any) -> Callable[[Mapping[str, Array]], tuple[Array, Backwar
 
     def run(inputs: Mapping[str, Array]) -> tuple[Array, Backward]:
         layer.load_state_dict(state)
+        layer.forget()
         y = layer(inputs["x"])
 
         def backward(dy: Array) -> Mapping[str, Array]:
             layer.load_state_dict(state)
+            layer.forget()
             layer(inputs["x"])
             return {"x": layer.backward(dy)}
 
@@ -197,6 +199,7 @@ def test_gradients_in_parameters_are_the_derivatives(training: bool) -> None:
 
     def run(inputs: Mapping[str, Array]) -> tuple[Array, Backward]:
         layer.gamma[...], layer.beta[...] = inputs["gamma"], inputs["beta"]
+        layer.forget()
         return layer(x, keep_x=True), lambda dy: {}
 
     inputs = {name: value.copy() for name, value, _ in layer.parameters()}

@@ -19,7 +19,7 @@ CHOICES = ["propagate", "raise", "skip"]
 BAD = [np.nan, np.inf, -np.inf]
 
 # NumPy warns of invalid operations in the reference; compiled kernels are silent, and so are the same as plain Python.
-invalid_in_reference = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+invalid_in_reference = pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
 
 
 def _x(seed: int = 0, dtype: Any = np.float32) -> Array:
@@ -36,6 +36,7 @@ def _layer(on_nonfinite: str = "propagate", **options: Any) -> normdrop.BatchNor
     """A layer that has seen a batch, in the middle of training."""
     layer = normdrop.BatchNorm(3, on_nonfinite=on_nonfinite, **options)
     layer(_x())
+    layer.forget()
     return layer
 
 
@@ -79,6 +80,7 @@ def test_skip_normalizes_and_leaves_running_statistics_and_counts_as_they_were(m
 @pytest.mark.parametrize("place", ["new", "out", "in place", "in place, strided"])
 def test_raise_names_channel_and_remedy_and_changes_nothing(place, value) -> None:
     layer = _layer("raise")
+    layer(_x())
     x = _dirty(value, channel=2)
     if place == "in place, strided":
         x = np.repeat(x, 2, axis=1)[:, ::2]
@@ -86,7 +88,7 @@ def test_raise_names_channel_and_remedy_and_changes_nothing(place, value) -> Non
     out = {"new": None, "out": np.empty_like(x)}.get(place, x)
     with pytest.raises(FloatingPointError) as caught:
         layer(x, out=out)
-    for words in ("channel 2 (mean", "variance nan", "float32", "on_nonfinite='skip'", "unchanged"):
+    for words in ("channel 2 (mean", "variance nan", "on_nonfinite='skip'", "unchanged"):
         assert words in str(caught.value)
     assert _everything(layer) == before
     assert x.tobytes() == bits
@@ -99,46 +101,39 @@ def test_raise_says_how_many_channels() -> None:
         _layer("raise")(np.full((4, 3), np.nan, np.float32))
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_variance_beyond_float32_is_finite_in_the_running_statistics(choice) -> None:
+    x = np.full((4, 3), -3e38, np.float32)
+    x[::2, 1] = 3e38
+    layer = _layer(choice)
+    assert np.isfinite(layer(x)).all()
+    assert layer.num_batches == 2
+    assert layer.running_var[1] == pytest.approx(0.1 * 9e76 * 4 / 3, rel=1e-6)
+
+
+@invalid_in_reference
 @pytest.mark.parametrize("choice", ["raise", "skip"])
-def test_a_variance_beyond_the_dtype_of_the_running_statistics_counts_as_not_finite(choice) -> None:
-    x = np.full((4, 3), -3e38, np.float32)
-    x[::2, 1] = 3e38
-    wide, narrow = _layer(choice, dtype=np.float64), _layer(choice)
-    assert np.isfinite(wide(x)).all()
-    assert wide.num_batches == 2
-    assert wide.running_var[1] == pytest.approx(0.1 * 9e76 * 4 / 3, rel=1e-6)
+def test_a_variance_beyond_float64_counts_as_not_finite(choice) -> None:
+    x = np.full((4, 3), -1e160)
+    x[::2, 1] = 1e160
+    layer = _layer(choice)
     if choice == "skip":
-        assert np.isfinite(narrow(x)).all()
+        layer(x)
     else:
-        with pytest.raises(FloatingPointError, match=r"no finite mean and variance in float32 in channel 1 \("):
-            narrow(x)
-    assert narrow.num_batches == 1
+        with pytest.raises(FloatingPointError, match=r"no finite mean and variance in channel 1 \("):
+            layer(x)
+    assert layer.num_batches == 1
 
 
-def test_a_variance_beyond_float32_makes_the_running_variance_infinite_and_inference_give_beta() -> None:
-    x = np.full((4, 3), -3e38, np.float32)
-    x[::2, 1] = 3e38
+@invalid_in_reference
+def test_an_infinite_running_variance_makes_inference_give_beta() -> None:
+    x = np.full((4, 3), -1e160)
+    x[::2, 1] = 1e160
     layer = _layer()
     layer.beta[...] = 0.5
     layer(x)
     assert np.array_equal(np.isinf(layer.running_var), [False, True, False])
     assert np.array_equal(layer.eval()(_x())[:, 1], np.full(8, 0.5, np.float32))
-
-
-@pytest.mark.parametrize("choice", ["raise", "skip"])
-def test_the_unbiased_variance_decides_not_the_biased_one(choice) -> None:
-    x = np.full((2, 3), -1.5e19, np.float32)
-    x[0] = 1.5e19  # the variance is 2.25e38, twice that is beyond float32
-    biased = normdrop.BatchNorm(3, unbiased=False, on_nonfinite=choice)
-    biased(x)
-    assert biased.num_batches == 1
-    layer = normdrop.BatchNorm(3, on_nonfinite=choice)
-    if choice == "skip":
-        layer(x)
-    else:
-        with pytest.raises(FloatingPointError, match="channel 0 and 2 more"):
-            layer(x)
-    assert layer.num_batches == 0
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -174,7 +169,7 @@ def test_a_nan_that_is_already_in_the_running_statistics_raises_nothing() -> Non
 def test_the_choice_is_an_attribute_and_part_of_repr_copies_and_pickles() -> None:
     layer = _layer("skip")
     assert layer.on_nonfinite == "skip"
-    assert repr(layer).endswith("on_nonfinite='skip')")
+    assert "on_nonfinite='skip'" in repr(layer)
     assert copy.deepcopy(layer).on_nonfinite == pickle.loads(pickle.dumps(layer)).on_nonfinite == "skip"
     layer.on_nonfinite = "raise"
     assert layer.on_nonfinite == "raise"

@@ -156,9 +156,11 @@ def test_warmup_shows_its_progress_if_rich_is_there_and_works_if_not(monkeypatch
 
 
 def test_layers_and_streams_say_what_they_are() -> None:
-    assert repr(normdrop.Dropout(0.25, shared_axes=(1,))) == "Dropout(p=0.25, shared_axes=(1,), scaling='inverted')"
-    assert repr(normdrop.Dropout2d(0.5, scaling="original")) == "Dropout2d(p=0.5, channel_axis=1, scaling='original')"
-    assert repr(normdrop.MaskStream.from_key((1, 2), 3)) == "MaskStream(key=(1, 2), call=3)"
+    stream = normdrop.MaskStream.from_key((1, 2), 3)
+    assert repr(stream) == "MaskStream(key=(1, 2), call=3)"
+    options = "scaling='inverted', rng=MaskStream(key=(1, 2), call=3), training=True)"
+    assert repr(normdrop.Dropout(0.25, shared_axes=(1,), rng=stream)) == f"Dropout(p=0.25, shared_axes=(1,), {options}"
+    assert repr(normdrop.Dropout2d(0.5, rng=stream)) == f"Dropout2d(p=0.5, channel_axis=1, {options}"
     assert normdrop.Dropout(0.5, scaling="original").scaling == "original"
     assert normdrop.BatchNorm(7).num_features == 7
 

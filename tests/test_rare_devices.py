@@ -72,14 +72,15 @@ def test_a_failed_update_on_a_gpu_leaves_counts_and_context_as_they_were(monkeyp
     layer = normdrop.BatchNorm(3)
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     layer(x)
-    before = {name: vars(layer)[name] for name in ("_context", "num_batches", "num_values")}
+    before, waiting = {name: vars(layer)[name] for name in ("num_batches", "num_values")}, layer._passes.waiting
 
     def fail(*_: object) -> bool:
         layer.num_batches = layer.num_values = 99
         raise MemoryError
 
-    monkeypatch.setattr("normdrop.functional.running.update", fail)
+    monkeypatch.setattr("normdrop.functional.running.fold", fail)
     monkeypatch.setattr("normdrop.functional.running.snapshot", lambda mean, var: None)
     with pytest.raises(MemoryError):
-        layer._update(functional.batch_norm(x)[1], x, None)
+        layer._update(functional.batch_norm(x)[1], x, None, keep=True)
     assert all(vars(layer)[name] is value for name, value in before.items())
+    assert layer._passes.waiting is waiting

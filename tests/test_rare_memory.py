@@ -61,12 +61,11 @@ def test_workspaces_of_many_shapes_are_let_go_when_they_are_too_much(monkeypatch
     assert scratch.scratch(shapes[-1]) is scratch.scratch(shapes[-1])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_running_statistics_may_lie_anywhere_in_memory(dtype) -> None:
+def test_running_statistics_may_lie_anywhere_in_memory() -> None:
     x = np.random.default_rng(0).normal(2.0, 3.0, (9, 4)).astype(np.float32)
-    layer, plain = normdrop.BatchNorm(4, dtype=dtype), normdrop.BatchNorm(4, dtype=dtype)
-    layer.running_mean = np.zeros(8, dtype)[::2]
-    layer.running_var = np.ones(4, dtype)[::-1]
+    layer, plain = normdrop.BatchNorm(4), normdrop.BatchNorm(4)
+    layer.running_mean = np.zeros(8)[::2]
+    layer.running_var = np.ones(4)[::-1]
     for _ in range(2):
         assert np.array_equal(layer(x), plain(x))
     assert np.array_equal(layer.running_mean, plain.running_mean)

@@ -90,18 +90,18 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
     variant(stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
 
 
-@kernel("Pwwwwf")
+@kernel("Pddwwf")
 def _inference_vectors(vectors: Any, mean: Any, var: Any, gamma: Any, beta: Any, eps: Any) -> None:
     """vectors = [mean, gamma * inv_std, beta, inv_std]. Serial: they are short."""
     for c in range(mean.size):
-        inv_std = 1.0 / np.sqrt(np.float64(var[c]) + eps)
+        inv_std = 1.0 / np.sqrt(var[c] + eps)
         vectors[0, c], vectors[1, c] = mean[c], np.float64(gamma[c]) * inv_std
         vectors[2, c], vectors[3, c] = beta[c], inv_std
 
 
 def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:
     """Fill in what `normalize` needs, and 1 / sqrt(var + eps)."""
-    _inference_vectors.variant(_FLOAT64, 0, mean.dtype)(vectors, mean, var, gamma, beta, eps)
+    _inference_vectors.variant(_FLOAT64, 0, gamma.dtype)(vectors, mean, var, gamma, beta, eps)
 
 
 @kernel("oopff")
@@ -111,12 +111,12 @@ def _update_running(mean: Any, var: Any, statistics: Any, momentum: Any, correct
     for c in range(mean.size):
         next_mean, next_var = new * statistics[0, c], new * correction * statistics[1, c]
         if momentum > 0.0:
-            next_mean += momentum * np.float64(mean[c])
-            next_var += momentum * np.float64(var[c])
+            next_mean += momentum * mean[c]
+            next_var += momentum * var[c]
         mean[c], var[c] = next_mean, next_var
 
 
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """running = momentum * running + (1 - momentum) * batch; what has no weight counts not even as a NaN."""
     if momentum < 1.0:
-        _update_running.variant(mean.dtype, 0)(mean, var, statistics, momentum, correction)
+        _update_running.variant(_FLOAT64, 0)(mean, var, statistics, momentum, correction)

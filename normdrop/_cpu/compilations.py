@@ -43,13 +43,13 @@ def compilations(
         if operation == "channel_dropout":
             wanted.update({(_dropout._keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "batch_norm":
+            wanted[_batch_norm._update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
-                wanted[_batch_norm._update_running, parameters, None, False] = None
                 wanted[_batch_norm._inference_vectors, _FLOAT64, parameters, False] = None
     for kernel, dtype, parameters, threads in wanted:
         yield partial(kernel.compile, dtype, parameters, parallel=threads)
 
 
 def _parameters(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Dtype of parameters and running statistics that usually goes with inputs of this one."""
+    """Dtype of parameters that usually goes with inputs of this one."""
     return dtype if dtype.itemsize > 2 else np.dtype(np.float32)

@@ -277,4 +277,4 @@ def update_running(
     """running = momentum * running + (1 - momentum) * batch; what has no weight counts not even as a NaN."""
     if momentum < 1.0:
         blocks = n_blocks(mean.size, THREADS)
-        merging.update(mean.dtype, blocks, mean, var, statistics, mean.size, momentum, correction)
+        merging.update(_FLOAT64, blocks, mean, var, statistics, mean.size, momentum, correction)

@@ -79,7 +79,7 @@ def fill_vectors(vectors: Any, given: Any, n_channels: Any, eps: Any) -> None:
         vectors[2 * n_channels + c], vectors[3 * n_channels + c] = given[3 * n_channels + c], inv_std
 
 
-@kernel("xxdnff")
+@kernel("dddnff")
 def update(mean: Any, var: Any, statistics: Any, n_channels: Any, momentum: Any, correction: Any) -> None:
     """running = momentum * running + (1 - momentum) * batch. A thread per channel."""
     new = 1.0 - momentum

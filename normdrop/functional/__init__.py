@@ -5,6 +5,7 @@ from normdrop.functional.dropout import dropout, dropout_backward, dropout_infer
 from normdrop.functional.inference import InferenceContext, batch_norm_inference, batch_norm_inference_backward
 from normdrop.functional.invariance import scale_invariance
 from normdrop.functional.masking import DropoutContext
+from normdrop.functional.running import update_running
 
 __all__ = [
     "BatchNormContext",
@@ -18,4 +19,5 @@ __all__ = [
     "dropout_backward",
     "dropout_inference",
     "scale_invariance",
+    "update_running",
 ]

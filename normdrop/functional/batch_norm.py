@@ -20,15 +20,17 @@ class BatchNormContext(NamedTuple):
     """What `batch_norm_backward` needs, and the statistics of the batch."""
 
     x: Array
-    """The input, or a copy of it where it was overwritten or had to be copied anyway."""
+    """The input itself, not to be changed before backward; a copy where it was overwritten or had no dense memory."""
     statistics: Vectors
     """Mean, biased variance (divided by n) and 1 / sqrt(var + eps) of each channel, shape (3, C)."""
     gamma: Array | None
-    """The scale that was applied."""
+    """A copy of the scale that was applied."""
     channel_axis: int
     """Axis of the channels, from 0 to ndim - 1."""
     eps: float
     """Number that was added to the variance."""
+    parameter_dtype: np.dtype[Any] | None = None
+    """Dtype of the gradients of gamma and beta; None is that of x."""
 
     @property
     def mean(self) -> Vector:
@@ -48,7 +50,7 @@ class BatchNormContext(NamedTuple):
     @property
     def n(self) -> int:
         """Number of values per channel."""
-        shape = _checks.array(self.x, "x").shape
+        shape = _checks.array(self.x, "context.x").shape
         n_channels = shape[self.channel_axis]
         return math.prod(shape) // n_channels if n_channels else 0
 
@@ -137,6 +139,7 @@ def batch_norm(
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
+    scale_kept = per_channel.kept(gamma, scale)  # before anything is written, which may be where gamma is
     dense, layout = _layout.dense(x)
     kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
     y, buffer = _layout.target(x, layout, out)
@@ -144,11 +147,12 @@ def batch_norm(
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
         folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
-        _backend.select(x).batch_norm(folded_y, folded_x, statistics, scale, shift, eps)
+        _backend.batch_norm(folded_y, folded_x, statistics, scale, shift, eps)
     else:
         statistics.fill(np.nan)
     y = _layout.finish(y, buffer)
-    return y, BatchNormContext(_device.native(kept), _device.native(statistics), gamma, channel_axis, eps)
+    dtype = per_channel.parameter_dtype(x, gamma, beta)
+    return y, BatchNormContext(_device.native(kept), _device.native(statistics), scale_kept, channel_axis, eps, dtype)
 
 
 def batch_norm_backward(
@@ -177,7 +181,7 @@ def batch_norm_backward(
     dx : ndarray
         Shape and dtype of `x`, memory order of `x` as the forward pass saw it, or `out`.
     dgamma, dbeta : ndarray, shape (C,)
-        Dtype of `gamma`, or of `x` without it.
+        Dtype of `gamma`, or of `beta` without it, or of `x` without both.
 
     Raises
     ------
@@ -199,7 +203,7 @@ def batch_norm_backward(
     """
     if not isinstance(context, BatchNormContext):
         raise TypeError(f"context must be what batch_norm() returned; got {_checks.kind(context)}")
-    x = _checks.array(context.x, "x")
+    x = _checks.array(context.x, "context.x")
     dy = _checks.gradient(dy, x.shape, x.dtype)
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:
@@ -207,17 +211,16 @@ def batch_norm_backward(
     x, layout = _layout.dense(x)
     dy = layout.conform(dy)
     dx, buffer = _layout.target(x, layout, out)
-    axis = context.channel_axis
+    axis = per_channel.axis(x, context.channel_axis)
     sums = per_channel.empty(2, x.shape[axis], x)
     if x.size:
         fold = layout.fold(x.shape, axis)
         folded_dx, folded_dy, folded_x = layout.folded(buffer, fold), layout.folded(dy, fold), layout.folded(x, fold)
-        statistics = _checks.array(context.statistics, "statistics")
+        statistics = _checks.array(context.statistics, "context.statistics")
         (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
-        if out is not None:
-            scale = _overlap.apart(scale, out)
-        _backend.select(x).batch_norm_backward(folded_dx, folded_dy, folded_x, sums, statistics, scale)
+        scale = scale if out is None else _overlap.apart(scale, out)
+        _backend.batch_norm_backward(folded_dx, folded_dy, folded_x, sums, statistics, scale)
     else:
         sums.fill(0.0)
-    dgamma, dbeta = per_channel.gradients(sums, x, context.gamma)
+    dgamma, dbeta = per_channel.gradients(sums, x, context.parameter_dtype)
     return _layout.finish(dx, buffer), dgamma, dbeta

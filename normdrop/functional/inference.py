@@ -27,11 +27,11 @@ class InferenceContext(NamedTuple):
     channel_axis: int
     """Axis of the channels, from 0 to ndim - 1."""
     x: Array | None = None
-    """The input, kept only on request."""
+    """The input itself, kept only on request; it must not be changed before backward."""
     statistics: Vectors | None = None
     """The given mean and variance, and 1 / sqrt(var + eps), shape (3, C); kept with x."""
-    gamma: Array | None = None
-    """The scale that was applied, kept with x."""
+    parameter_dtype: np.dtype[Any] | None = None
+    """Dtype of the gradients of gamma and beta; None is that of x."""
 
 
 def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
@@ -95,28 +95,27 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     x = _checks.array(x, "x")
     channel_axis = per_channel.axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
-    mean, var, scale, shift = per_channel.vectors(
-        ("mean", "var", "gamma", "beta"), (mean, var, gamma, beta), n_channels, x
-    )
+    mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
+    scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     _checks.not_negative(var, "var")
     eps = _checks.eps(eps)
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     keep_x = _checks.flag(keep_x, "keep_x")
     dense, layout = _layout.dense(x)
-    backend = _backend.select(x)
     vectors = per_channel.empty(4, n_channels, x)
-    backend.inference_vectors(vectors, mean, var, scale, shift, eps)
+    _backend.inference_vectors(vectors, mean, var, scale, shift, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
         kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
         statistics = per_channel.empty(3, n_channels, x)
         statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
-        context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), gamma=gamma)
+        dtype = per_channel.parameter_dtype(x, gamma, beta)
+        context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), parameter_dtype=dtype)
     y, buffer = _layout.target(x, layout, out)
     if x.size:
         fold = layout.fold(x.shape, channel_axis)
-        backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
+        _backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
     return _layout.finish(y, buffer), context
 
 
@@ -165,25 +164,25 @@ def batch_norm_inference_backward(
     if not isinstance(context, InferenceContext):
         raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
     dy = _checks.gradient(dy, context.shape, context.dtype)
-    scale = _checks.array(context.scale, "scale")
-    _checks.same_place(dy, "dy", scale, "the forward pass's x")
+    axis = per_channel.axis(dy, context.channel_axis)
+    scale = _checks.channels(context.scale, "context.scale", dy.shape[axis], dy)
     dgamma: Array | None = None
     dbeta: Array | None = None
-    kept = None if context.x is None else _checks.array(context.x, "x")
+    kept = None if context.x is None else _checks.array(context.x, "context.x")
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy)] if kept is None else [("dy", dy), ("x", kept)])
-    backend, axis = _backend.select(dy), context.channel_axis
     if kept is not None:
+        _checks.same_shape(kept, dy.shape, "context.x", "the forward pass's x")
         x, layout = _layout.dense(kept)
         sums = per_channel.empty(2, scale.size, x)
         if x.size:
             fold = layout.fold(x.shape, axis)
             folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
-            statistics = _checks.array(context.statistics, "statistics")
-            backend.parameter_gradients(sums, folded_dy, folded_x, statistics)
+            statistics = _checks.array(context.statistics, "context.statistics")
+            _backend.parameter_gradients(sums, folded_dy, folded_x, statistics)
         else:
             sums.fill(0.0)
-        dgamma, dbeta = per_channel.gradients(sums, x, context.gamma)
+        dgamma, dbeta = per_channel.gradients(sums, x, context.parameter_dtype)
     dy, layout = _layout.dense(dy)
     dx, buffer = _layout.target(dy, layout, out)
     if dy.size:
@@ -191,5 +190,5 @@ def batch_norm_inference_backward(
         vectors.fill(0.0)
         vectors[1] = scale
         fold = layout.fold(dy.shape, axis)
-        backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
+        _backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
     return _layout.finish(dx, buffer), dgamma, dbeta

@@ -75,18 +75,17 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
         y.fill(0)
         return _device.native(y)
-    backend = _backend.select(x)
     drawn = context.mask is None and threshold > 0 and not context.shared_axes
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
     if drawn and layout.is_c_order:
-        backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
+        _backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
     elif exchange is not None:
         folded_y, folded_x = layout.folded(buffer, exchange), layout.folded(x, exchange)
-        backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
+        _backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
     else:
         everything = context.mask is None and threshold == 0  # one element of such a mask is enough
         fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(mask_of(context, x), x.shape, layout)
-        backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
+        _backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
     return _layout.finish(y, buffer)
 
 
@@ -106,7 +105,7 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     if context.threshold in (0, 1 << 32):
         mask.fill(context.threshold == 0)
     else:
-        _backend.select(x).keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
+        _backend.keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
     return mask
 
 

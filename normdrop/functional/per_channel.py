@@ -55,14 +55,33 @@ def _taken(v: Array | None, default: float, shape: tuple[int], dtype: np.dtype[A
     return constant
 
 
-def _parameter_dtype(x: Array, gamma: Array | None) -> np.dtype[Any]:
-    """Dtype of the gradients of gamma and beta."""
-    if gamma is not None:
-        return _checks.array(gamma, "gamma").dtype
-    return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
+def statistics(names: tuple[str, ...], given: tuple[Array, ...], n_channels: int, x: Array) -> Sequence[Array]:
+    """Return given statistics after checks, in float64 as backends take them."""
+    for v in given:  # the usual ones first
+        if type(v) is not np.ndarray or v.dtype is not _FLOAT64 or v.shape != (n_channels,) or not v.flags.carray:
+            break
+    else:
+        if type(x) is np.ndarray:
+            return given
+    checked = [_checks.channels(v, name, n_channels, x) for name, v in zip(names, given, strict=True)]
+    return [_taken(v, 0.0, (n_channels,), _FLOAT64, x) for v in checked]
 
 
-def gradients(sums: Vectors, x: Array, gamma: Array | None) -> tuple[Array, Array]:
-    """Return dgamma and dbeta in the dtype of gamma."""
-    rows = sums.astype(_parameter_dtype(x, gamma))
+def parameter_dtype(x: Array, *given: Array | None) -> np.dtype[Any]:
+    """Dtype of the gradients of gamma and beta: that of the first of them that there is."""
+    for v in given:
+        if v is not None:
+            return v.dtype if type(v) is np.ndarray else _device.view(v).dtype
+    return _FLOAT32 if x.itemsize == 2 else x.dtype
+
+
+def kept(gamma: Array | None, scale: Array) -> Array | None:
+    """Return a copy for a context of the scale that is applied: a step may change gamma before backward."""
+    return None if gamma is None else _device.native(scale.copy())
+
+
+def gradients(sums: Vectors, x: Array, dtype: np.dtype[Any] | None) -> tuple[Array, Array]:
+    """Return dgamma and dbeta in the dtype of the parameters, or without one in that of `x`."""
+    dtype = parameter_dtype(x) if dtype is None else _checks.input_dtype(dtype, "context.parameter_dtype")
+    rows = sums.astype(dtype)
     return _device.native(rows[0]), _device.native(rows[1])

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _device
+from normdrop import _checks, _device
+from normdrop.layers.attributes import Option, refuse_unknown
 
 Array: TypeAlias = npt.NDArray[Any]
 Self = TypeVar("Self", bound="Layer")
+
+_VERSION = 1  # of what __getstate__ gives
+
+
+class _Passes(threading.local):
+    """The forward passes of one thread that wait for backward."""
+
+    waiting: tuple[Any, int] = (None, 0)
+    """Context of the last one, and how many of those whose backward is asked for there are."""
 
 
 class Layer:
     """Base of the layers: ``y = layer(x)``, then ``dx = layer.backward(dy)``.
 
-    A layer is in training mode at first. `backward` belongs to the last forward pass, in the mode of that pass, and
-    can be called once for it.
+    A layer is in training mode at first. `backward` belongs to the forward pass of the same thread that waits for it,
+    in the mode of that pass, and can be called once for it. Where several passes wait at once, as in a layer that two
+    branches share, each has its own context: ``y, context = layer.forward(x, return_context=True)`` and then
+    ``layer.backward(dy, context=context)``, any number of times. A forward pass in inference displaces no training
+    pass that waits, unless its own backward is asked for.
+
+    Copies and pickles have everything but the passes that wait.
 
     Attributes
     ----------
@@ -27,11 +44,18 @@ class Layer:
         Whether the layer is in training mode.
     """
 
-    training: bool
+    training = Option(lambda value: _checks.flag(value, "training"), "Whether the layer is in training mode.")
 
     def __init__(self) -> None:
         self.training = True
-        self._context: Any = None
+        self._passes = _Passes()
+
+    if not TYPE_CHECKING:  # a checker that saw it would take every name
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not name.startswith("_"):
+                refuse_unknown(self, name, value)
+            object.__setattr__(self, name, value)
 
     def train(self: Self) -> Self:
         """Switch to training mode.
@@ -55,19 +79,48 @@ class Layer:
         self.training = False
         return self
 
-    def __call__(self, x: Array, *, out: Array | None = None, **options: Any) -> Array:
-        """Return ``forward(x, **options)``, `out` being one of them if it is given."""
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Return ``forward(*args, **options)``."""
         if options:
-            return self.forward(x, **options) if out is None else self.forward(x, out=out, **options)
-        return self.forward(x) if out is None else self.forward(x, out=out)  # twice as fast without ``**``
+            return self.forward(*args, **options)
+        return self.forward(*args)  # quicker without ``**``
 
-    def forward(self, x: Array, **options: Any) -> Array:
+    def forward(self, *args: Any, **options: Any) -> Any:
         """Compute the layer's output; see the layer."""
         raise NotImplementedError
 
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """Compute the gradient with respect to the last input; see the layer."""
+    def backward(self, *args: Any, **options: Any) -> Any:
+        """Compute the gradient with respect to the input of a forward pass; see the layer."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Let go of the forward passes of this thread that wait for backward, and of the inputs they hold."""
+        self._passes.waiting = None, 0
+
+    def spawn(self: Self, n: int) -> list[Self]:
+        """Return independent copies of the layer, for workers or members of an ensemble.
+
+        Their masks come from streams of their own, `MaskStream.spawn`, where those of copies would be the same.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        Returns
+        -------
+        list of Layer
+            The copies; none of them has a pass that waits.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import normdrop
+        >>> a, b = normdrop.Dropout(0.5, rng=0).spawn(2)
+        >>> bool(np.array_equal(a(np.ones(64)), b(np.ones(64))))
+        False
+        """
+        return [copy.deepcopy(self) for _ in range(_checks.integer(n, "n", 0))]
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
         """Yield name, value and gradient of each learned parameter, for an optimizer that changes the value in place.
@@ -124,8 +177,8 @@ class Layer:
 
     def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
         for name, values in arrays.items():
-            setattr(self, name, values)
-        self._context = None
+            vars(self)[name] = values
+        self._passes = _Passes()
         return self
 
     def state_dict(self) -> dict[str, Array]:
@@ -177,10 +230,50 @@ class Layer:
             raise ValueError(f"path must be an .npz file written by save(); cannot read {path!s}: {error}") from error
         self.load_state_dict(state)
 
-    def _take_context(self) -> Any:
-        if self._context is None:
+    def _keep(self, context: Any, *, asked: bool) -> None:
+        """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
+        _, n_passes = self._passes.waiting
+        if asked or n_passes == 0:
+            self._passes.waiting = context, n_passes + asked
+
+    def _waiting(self) -> Any:
+        """Return the context of the one forward pass that waits for backward."""
+        context, n_passes = self._passes.waiting
+        name = type(self).__name__
+        if context is None:
             raise RuntimeError(
-                f"backward needs a forward pass before it, and each forward pass serves one backward; "
-                f"call the {type(self).__name__} layer first"
+                "backward needs a forward pass before it in the same thread, and each forward pass serves one "
+                f"backward; call the {name} layer first (copies and pickles of a layer come without the passes that "
+                "wait)"
             )
-        return self._context
+        if n_passes > 1:
+            raise RuntimeError(
+                f"{n_passes} forward passes of this {name} layer wait for backward, which cannot know to which of them "
+                "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
+                "context=context), or call layer.forget() before a forward pass if those before it need no backward."
+            )
+        return context
+
+    def __copy__(self: Self) -> Self:
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "_passes"}
+        return state | {"state_version": _VERSION}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        values = dict(state)
+        version = values.pop("state_version", 0)
+        if version not in range(_VERSION + 1):
+            raise ValueError(
+                f"a {type(self).__name__} layer was pickled with version {version} of its state, and this normdrop "
+                f"knows those up to {_VERSION}; load it with the normdrop that wrote it, and take its state_dict() here"
+            )
+        vars(self).update(self._upgraded(values) if version == 0 else values, _passes=_Passes())
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a pickle that had no version, as it is now; those had a private name for each option."""
+        values.pop("_context", None)
+        known = {name: name[1:] if hasattr(cls, name[1:]) else name for name in values if name.startswith("_")}
+        return {known.get(name, name): value for name, value in values.items()}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _overlap, _saved, functional
-from normdrop.functional import running
-from normdrop.functional.batch_norm import BatchNormContext
+from normdrop import _checks, _device, _overlap, _process, _saved, functional
+from normdrop.functional import BatchNormContext, InferenceContext, running
+from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter, writable
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_generator, check_rng
 
 _STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
+_MOST = 2**63 - 1  # what a saved count can be
+
+S = TypeVar("S", bound=np.generic)
+
+
+def _on_nonfinite(value: object) -> running.OnNonfinite:
+    return cast("running.OnNonfinite", _checks.choice(value, "on_nonfinite", running.ON_NONFINITE))
 
 
 class BatchNorm(Layer):
@@ -35,6 +42,9 @@ class BatchNorm(Layer):
         values.
     affine : bool, default True
         Whether there are a learned scale `gamma` and shift `beta`.
+    scale, shift : bool, optional
+        Whether there is `gamma`, and whether there is `beta`, where only one of them is wanted; by default as `affine`
+        says.
     track_running_stats : bool, default True
         Whether there are running statistics; without them, inference uses those of the batch.
     unbiased : bool, default True
@@ -45,21 +55,21 @@ class BatchNorm(Layer):
     gamma_init : {"ones", "uniform"}, default "ones"
         Whether `gamma` starts at 1 or is drawn from U(0, 1). `beta` starts at 0.
     dtype : float32 or float64, default float32
-        Dtype of parameters and running statistics. The output always has the dtype of the input.
+        Dtype of the parameters. Running statistics are float64 always; the output has the dtype of the input.
     rng : None, int, SeedSequence, Generator or MaskStream, optional
         Where ``gamma_init="uniform"`` draws from.
     on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
-        What a batch does to the running statistics, in training, if its mean or variance is not finite, or is beyond
-        `dtype`: it makes them NaN or infinite; the call raises an error and changes nothing; or the output is returned,
-        but neither the running statistics nor the counts change.
+        What a batch does to the running statistics, in training, if its mean or variance is not finite: it makes them
+        NaN or infinite; the call raises an error and changes nothing; or the output is returned, but neither the
+        running statistics nor the counts change.
 
     Attributes
     ----------
     gamma, beta : ndarray, shape (C,), or None
         Learned scale and shift; an optimizer changes them in place.
     dgamma, dbeta : ndarray, shape (C,), or None
-        Their gradients in the last backward pass.
-    running_mean, running_var : ndarray, shape (C,), or None
+        Their gradients: of the last backward pass, or the sum of those with ``accumulate=True``.
+    running_mean, running_var : ndarray of float64, shape (C,), or None
         Running statistics; they start at 0 and 1.
     num_batches : int
         Number of batches in the running statistics.
@@ -108,6 +118,8 @@ class BatchNorm(Layer):
         eps: float = 1e-5,
         momentum: float | None = 0.9,
         affine: bool = True,
+        scale: bool | None = None,
+        shift: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
         channel_axis: int = 1,
@@ -117,80 +129,93 @@ class BatchNorm(Layer):
         on_nonfinite: Literal["propagate", "raise", "skip"] = "propagate",
     ) -> None:
         super().__init__()
-        n = self._num_features = _checks.integer(num_features, "num_features", 1)
+        own = vars(self)
+        n = own["num_features"] = _checks.integer(num_features, "num_features", 1)
+        own["channel_axis"] = _checks.integer(channel_axis, "channel_axis", -(2**31))
+        own["dtype"] = dtype = _checks.float_dtype(dtype)
+        affine = _checks.flag(affine, "affine")
+        own["scale"] = affine if scale is None else _checks.flag(scale, "scale")
+        own["shift"] = affine if shift is None else _checks.flag(shift, "shift")
+        own["affine"] = self.scale and self.shift
+        own["track_running_stats"] = _checks.flag(track_running_stats, "track_running_stats")
         self.eps = eps
         self.momentum = momentum
         self.on_nonfinite = on_nonfinite
-        self.unbiased = _checks.flag(unbiased, "unbiased")
-        self._channel_axis = _checks.integer(channel_axis, "channel_axis", -(2**31))
-        dtype = _checks.float_dtype(dtype)
-        _checks.choice(gamma_init, "gamma_init", ("ones", "uniform"))
-        affine = _checks.flag(affine, "affine")
-        track_running_stats = _checks.flag(track_running_stats, "track_running_stats")
+        self.unbiased = unbiased
+        drawn = _checks.choice(gamma_init, "gamma_init", ("ones", "uniform")) == "uniform"
         check_rng(rng)
-        self.gamma: Array | None = None
-        self.beta: Array | None = None
-        if affine:
-            drawn = gamma_init == "uniform"
-            self.gamma = as_generator(rng).random(n).astype(dtype) if drawn else np.ones(n, dtype)
-            self.beta = np.zeros(n, dtype)
-        self.dgamma: Array | None = None
-        self.dbeta: Array | None = None
-        self.running_mean: Array | None = None
-        self.running_var: Array | None = None
+        own.update(dict.fromkeys((*_STATE, "dgamma", "dbeta")), num_batches=0, num_values=0)
+        if self.scale:
+            own["gamma"] = as_generator(rng).random(n).astype(dtype) if drawn else np.ones(n, dtype)
+        if self.shift:
+            own["beta"] = np.zeros(n, dtype)
         if track_running_stats:
-            self.running_mean, self.running_var = np.zeros(n, dtype), np.ones(n, dtype)
-        self.num_batches = 0
-        self.num_values = 0
+            own["running_mean"], own["running_var"] = np.zeros(n), np.ones(n)
 
-    @property
-    def num_features(self) -> int:
-        """Number of channels."""
-        return self._num_features
+    num_features = Fixed[int]("Number of channels.")
+    channel_axis = Fixed[int]("Axis of the channels.")
+    dtype = Fixed[np.dtype[Any]]("Dtype of the parameters.")
+    affine = Fixed[bool]("Whether there are both gamma and beta.")
+    scale = Fixed[bool]("Whether there is gamma.")
+    shift = Fixed[bool]("Whether there is beta.")
+    track_running_stats = Fixed[bool]("Whether there are running statistics.")
+    eps = Option(_checks.eps, "Number added to the variance.")
+    momentum = Option(_checks.momentum, "Weight of the old running value (PyTorch: 1 - momentum); None: by counts.")
+    on_nonfinite = Option(_on_nonfinite, "What a batch that is not finite does: propagate, raise or skip.")
+    unbiased = Option(lambda value: _checks.flag(value, "unbiased"), "Whether running_var takes the unbiased variance.")
+    num_batches = Option(lambda n: _checks.integer(n, "num_batches", 0), "Batches in the running statistics.")
+    num_values = Option(lambda n: _checks.integer(n, "num_values", 0), "Values per channel in all those batches.")
+    gamma = Vector["Array | None"](parameter, "Learned scale.")
+    beta = Vector["Array | None"](parameter, "Learned shift.")
+    dgamma = Gradient["Array | None"](parameter, "Gradient of gamma.")
+    dbeta = Gradient["Array | None"](parameter, "Gradient of beta.")
+    running_mean = Vector["Array | None"](running.check, "Running mean, float64.")
+    running_var = Vector["Array | None"](running.check, "Running variance, float64.")
 
-    @property
-    def eps(self) -> float:
-        """Number added to the variance."""
-        return self._eps
+    @overload
+    def forward(
+        self,
+        x: npt.NDArray[S],
+        *,
+        out: npt.NDArray[S] | None = ...,
+        keep_x: bool = ...,
+        return_context: Literal[False] = ...,
+    ) -> npt.NDArray[S]: ...
 
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = _checks.eps(value)
+    @overload
+    def forward(
+        self,
+        x: npt.NDArray[S],
+        *,
+        out: npt.NDArray[S] | None = ...,
+        keep_x: bool = ...,
+        return_context: Literal[True],
+    ) -> tuple[npt.NDArray[S], BatchNormContext | InferenceContext]: ...
 
-    @property
-    def momentum(self) -> float | None:
-        """Weight of the old running value (PyTorch: 1 - momentum), or None for the cumulative average."""
-        return self._momentum
-
-    @momentum.setter
-    def momentum(self, value: float | None) -> None:
-        self._momentum = _checks.momentum(value)
-
-    @property
-    def on_nonfinite(self) -> str:
-        """What a batch whose statistics are not finite does to the running ones: propagate, raise or skip."""
-        return self._on_nonfinite
-
-    @on_nonfinite.setter
-    def on_nonfinite(self, value: str) -> None:
-        self._on_nonfinite = _checks.choice(value, "on_nonfinite", ("propagate", "raise", "skip"))
-
-    def forward(self, x: Array, *, out: Array | None = None, keep_x: bool = False) -> Array:  # type: ignore[override]
+    def forward(
+        self, x: Array, *, out: Array | None = None, keep_x: bool = False, return_context: bool = False
+    ) -> Array | tuple[Array, BatchNormContext | InferenceContext]:
         """Normalize a batch; in training mode also update the running statistics.
 
         Parameters
         ----------
         x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
-            Batch; any strides. Training needs more than one value per channel.
+            Batch; any strides. Training needs more than one value per channel. It is held, not a copy of it, until
+            backward, in training and with ``keep_x``: do not change it before.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         keep_x : bool, default False
             Only in inference: whether `backward` shall also give `dgamma` and `dbeta`, for which `x` is kept.
+        return_context : bool, default False
+            Whether to return the context, too, for ``backward(dy, context=context)``; the pass then does not wait
+            in the layer.
 
         Returns
         -------
-        ndarray
+        y : ndarray
             Shape, dtype and memory order of `x`, or `out`. Empty for an empty `x`, which changes no state.
+        context : BatchNormContext or InferenceContext
+            Only with ``return_context=True``.
 
         Raises
         ------
@@ -202,94 +227,149 @@ class BatchNorm(Layer):
         """
         x = _checks.array(x, "x")
         self._check_shape(x)
-        if self.running_mean is not None:
-            _checks.same_place(self.running_mean, "the layer", x, "x")
-        gamma, beta, eps, axis = self.gamma, self.beta, self._eps, self._channel_axis
-        context: Any
-        if self.training or self.running_mean is None or self.running_var is None:
-            _checks.flag(keep_x, "keep_x")
-            y, context = functional.batch_norm(x, gamma, beta, eps=eps, channel_axis=axis, out=out)
-            if self.training and x.size:
-                self._update(context, x, out)
-                return y
+        return_context = _checks.flag(return_context, "return_context")
+        own = vars(self)
+        gamma, beta, mean, var = own["gamma"], own["beta"], own["running_mean"], own["running_var"]
+        how: dict[str, Any] = {"eps": own["eps"], "channel_axis": own["channel_axis"], "out": out}
+        if mean is not None:
+            _checks.same_place(mean, "the layer", x, "x")
+        context: BatchNormContext | InferenceContext
+        training = own["training"]
+        if training or mean is None:
+            asked = _checks.flag(keep_x, "keep_x") or training
+            y, context = functional.batch_norm(x, gamma, beta, **how)
+            if training and mean is not None and x.size:
+                self._update(context, x, out, keep=not return_context)
+            elif not return_context:
+                self._keep(context, asked=asked)
         else:
-            mean, var = self.running_mean, self.running_var
-            y, context = functional.batch_norm_inference(
-                x, mean, var, gamma, beta, eps=eps, channel_axis=axis, keep_x=keep_x, out=out
-            )
-        self._context = context
-        return y
+            y, context = functional.batch_norm_inference(x, mean, var, gamma, beta, keep_x=keep_x, **how)
+            if not return_context:
+                self._keep(context, asked=keep_x)
+        return (y, context) if return_context else y
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, x: npt.NDArray[S], *, out: npt.NDArray[S] | None = ..., keep_x: bool = ...
+        ) -> npt.NDArray[S]:
+            """Return ``forward(x, out=out, keep_x=keep_x)``."""
 
     def _check_shape(self, x: Array) -> None:
         if self._ranks:
             _checks.rank(x, self._ranks, type(self).__name__, f"Its input is {self._shape}; BatchNorm takes any rank.")
-        axis, n = self._channel_axis, self._num_features
+        axis, n = self.channel_axis, self.num_features
         if x.ndim < 2 or not -x.ndim <= axis < x.ndim or x.shape[axis] != n:
             raise ValueError(
                 f"x must have num_features = {n} channels on channel_axis = {axis}; got shape {x.shape}. "
                 "Pass such an array, or make the layer with other num_features or channel_axis."
             )
 
-    def _update(self, context: BatchNormContext, x: Array, out: Array | None) -> None:
+    def _update(self, context: BatchNormContext, x: Array, out: Array | None, *, keep: bool) -> None:
         """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it."""
-        mean, var = self.running_mean, self.running_var
-        if mean is None or var is None:
-            self._context = context
-            return
-        n = x.size // self._num_features
-        before, num_batches, num_values = self._context, self.num_batches, self.num_values
-        old = num_values / (num_values + n) if self._momentum is None else self._momentum
-        saved = running.snapshot(mean, var)
-        try:
-            self._context = context
-            if running.update(mean, var, context.statistics, old, n, self.unbiased, self._on_nonfinite):
-                self.num_batches = num_batches + 1
-                self.num_values = num_values + n
-        except BaseException as error:
-            vars(self).update(_context=before, num_batches=num_batches, num_values=num_values)
-            running.restore(mean, var, saved)
-            if isinstance(error, Exception) and out is not None:
-                target = _device.view(out)
-                if _overlap.is_possible(target, x):
-                    target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten
-            raise
+        own, n = vars(self), context.n
+        mean, var, unbiased = own["running_mean"], own["running_var"], own["unbiased"]
+        with _process.updating:
+            before = {name: own[name] for name in _COUNTS}
+            waiting, old = self._passes.waiting, own["momentum"]
+            if old is None:
+                old = before["num_values"] / (before["num_values"] + n)
+            saved = running.snapshot(mean, var)
+            try:
+                if keep:
+                    self._keep(context, asked=True)
+                if running.fold(mean, var, context.statistics, (old, n, unbiased, own["on_nonfinite"])):
+                    own.update(num_batches=before["num_batches"] + 1, num_values=before["num_values"] + n)
+            except BaseException as error:
+                self._passes.waiting = waiting
+                own.update(before)
+                running.restore(mean, var, saved)
+                if isinstance(error, Exception) and out is not None:
+                    target = _device.view(out)
+                    if _overlap.is_possible(target, x):
+                        target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten
+                raise
 
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """Compute the gradients of the last forward pass.
+    def backward(
+        self,
+        dy: npt.NDArray[S],
+        *,
+        context: BatchNormContext | InferenceContext | None = None,
+        accumulate: bool = False,
+        out: npt.NDArray[S] | None = None,
+    ) -> npt.NDArray[S]:
+        """Compute the gradients of a forward pass.
 
         Parameters
         ----------
-        dy : ndarray, shape and dtype of the last input
+        dy : ndarray, shape and dtype of that pass's input
             Gradient with respect to the output.
+        context : BatchNormContext or InferenceContext, optional
+            What the forward pass returned; it may be used any number of times. Without it, the pass is the one that
+            waits in the layer, which then waits no more.
+        accumulate : bool, default False
+            Whether to add to `dgamma` and `dbeta` instead of setting them, as for a layer that several branches share.
         out : ndarray, shape and dtype of `dy`, optional
             Where to write the result. It may be `dy`.
 
         Returns
         -------
         ndarray
-            Gradient with respect to the input. `dgamma` and `dbeta` are set, not added to: after inference, only if the
-            forward pass was called with ``keep_x=True``, else they become ``None``.
+            Gradient with respect to the input. `dgamma` and `dbeta` are set: after inference, only if the forward pass
+            was called with ``keep_x=True``, else they become ``None``, or stay as they are with ``accumulate=True``.
 
         Raises
         ------
         RuntimeError
-            There was no forward pass since the last backward.
+            No forward pass waits, or several do.
         TypeError, ValueError
-            `dy` or `out` does not match the forward pass; backward can then be called again.
+            `dy`, `context` or `out` does not match the forward pass; the layer is then unchanged.
         """
-        context = self._take_context()
+        accumulate = _checks.flag(accumulate, "accumulate")
+        taken = self._waiting() if context is None else context
         dgamma: Array | None
         dbeta: Array | None
-        if isinstance(context, BatchNormContext):
-            dx, dgamma, dbeta = functional.batch_norm_backward(dy, context, out=out)
+        if isinstance(taken, InferenceContext):
+            self._check_context("scale", taken.scale)
+            dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, taken, out=out)
         else:
-            dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, context, out=out)
-        done = {"_context": None} if self.gamma is None else {"_context": None, "dgamma": dgamma, "dbeta": dbeta}
-        vars(self).update(done)  # in one step, which nothing interrupts
+            if isinstance(taken, BatchNormContext):
+                self._check_context("statistics", taken.statistics)
+            dx, dgamma, dbeta = functional.batch_norm_backward(dy, taken, out=out)
+        with _process.updating:
+            gradients = self._gradients(dgamma, dbeta, accumulate=accumulate)
+            if context is None:
+                waiting = self._passes.waiting
+                try:
+                    self._passes.waiting = None, 0
+                    vars(self).update(gradients)
+                except BaseException:
+                    self._passes.waiting = waiting
+                    raise
+            else:
+                vars(self).update(gradients)
         return dx
 
+    def _check_context(self, name: str, values: Array) -> None:
+        n_channels = _checks.array(values, f"context.{name}").shape[-1]
+        if n_channels != self.num_features:
+            raise ValueError(
+                f"context is of a pass over {n_channels} channels, and this layer has {self.num_features}; pass the "
+                "context that this layer's forward returned"
+            )
+
+    def _gradients(self, dgamma: Array | None, dbeta: Array | None, *, accumulate: bool) -> dict[str, Array | None]:
+        """Gradients as they are after a backward pass that gave these."""
+        gradients: dict[str, Array | None] = {}
+        for name, new, like in (("dgamma", dgamma, self.gamma), ("dbeta", dbeta, self.beta)):
+            before = vars(self)[name]
+            if like is not None:
+                added = accumulate and before is not None
+                gradients[name] = (before if new is None else before + new) if added else new
+        return gradients
+
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
-        """Yield ``("gamma", gamma, dgamma)`` and ``("beta", beta, dbeta)``; nothing with ``affine=False``.
+        """Yield ``("gamma", gamma, dgamma)`` and ``("beta", beta, dbeta)``, as far as the layer has them.
 
         Yields
         ------
@@ -298,10 +378,11 @@ class BatchNorm(Layer):
         value : ndarray
             The parameter itself, to be changed in place.
         gradient : ndarray or None
-            Its gradient in the last backward pass.
+            Its gradient; ``None`` before the first backward pass, and after one of inference without `x`.
         """
-        if self.gamma is not None and self.beta is not None:
+        if self.gamma is not None:
             yield "gamma", self.gamma, self.dgamma
+        if self.beta is not None:
             yield "beta", self.beta, self.dbeta
 
     def _arrays(self) -> dict[str, Array]:
@@ -320,8 +401,9 @@ class BatchNorm(Layer):
             ``gamma``, ``beta``, ``running_mean``, ``running_var`` as far as the layer has them, each of shape (C,);
             ``num_batches`` and ``num_values`` (int64, shape ()).
         """
-        state = {name: _device.to_host(values) for name, values in self._state().items()}
-        return state | {name: np.array(getattr(self, name), np.int64) for name in _COUNTS}
+        with _process.updating:
+            state = {name: _device.to_host(values) for name, values in self._state().items()}
+            return state | {name: np.array(min(getattr(self, name), _MOST), np.int64) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, rounded to the layer's dtype.
@@ -348,11 +430,31 @@ class BatchNorm(Layer):
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        _saved.assign(arrays, values, self, counts)
+        with _process.updating:
+            _saved.assign(arrays, values, self, counts)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(state)
+        own = vars(self)
+        own.update({name: writable(own[name]) for name in (*_STATE, "dgamma", "dbeta")})
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = super()._upgraded(values)
+        gamma, mean = values["gamma"], values["running_mean"]
+        affine, tracks = gamma is not None, mean is not None
+        for name in ("running_mean", "running_var"):  # in the dtype of the parameters before
+            if tracks and isinstance(values[name], np.ndarray):
+                values[name] = values[name].astype(np.float64)
+        made = {"affine": affine, "scale": affine, "shift": affine, "track_running_stats": tracks}
+        dtype = np.dtype(gamma.dtype if affine else np.float32)
+        return {"on_nonfinite": "propagate", "dtype": dtype} | made | values
 
     def __repr__(self) -> str:
+        one = "" if self.scale == self.shift else f", scale={self.scale}, shift={self.shift}"
         return (
-            f"{type(self).__name__}({self._num_features}, eps={self._eps}, momentum={self._momentum}, "
-            f"affine={self.gamma is not None}, track_running_stats={self.running_mean is not None}, "
-            f"unbiased={self.unbiased}, channel_axis={self._channel_axis}, on_nonfinite={self._on_nonfinite!r})"
+            f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+            f"{one}, track_running_stats={self.track_running_stats}, unbiased={self.unbiased}, "
+            f"channel_axis={self.channel_axis}, dtype={self.dtype}, on_nonfinite={self.on_nonfinite!r}, "
+            f"training={self.training})"
         )

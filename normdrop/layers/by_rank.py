@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from normdrop import _checks
 from normdrop.functional.masking import Scaling
+from normdrop.layers.attributes import Fixed
 from normdrop.layers.base import Array
 from normdrop.layers.batch_norm import BatchNorm
 from normdrop.layers.dropout import Dropout
@@ -84,10 +85,13 @@ class _ChannelDropout(Dropout):
     def __init__(
         self, p: float = 0.5, *, channel_axis: int = 1, scaling: Scaling = "inverted", rng: RNG = None
     ) -> None:
-        self._channel_axis = _checks.axis(channel_axis, "channel_axis", self._ndim)
-        batch_axis = 1 if self._channel_axis == 0 else 0
-        shared_axes = tuple(a for a in range(self._ndim) if a not in (batch_axis, self._channel_axis))
+        axis = _checks.axis(channel_axis, "channel_axis", self._ndim)
+        batch_axis = 1 if axis == 0 else 0
+        shared_axes = tuple(a for a in range(self._ndim) if a not in (batch_axis, axis))
         super().__init__(p, shared_axes=shared_axes, scaling=scaling, rng=rng)
+        vars(self)["channel_axis"] = axis
+
+    channel_axis = Fixed[int]("Axis of the channels.")
 
     def _axes(self, x: Array) -> tuple[int, ...]:
         _checks.rank(
@@ -97,10 +101,10 @@ class _ChannelDropout(Dropout):
             f"Its input is {self._shape}; use x[np.newaxis] for a single sample, "
             f"{_layer_for(x.ndim)} for this number of axes.",
         )
-        return self._shared_axes
+        return self.shared_axes
 
     def _options(self) -> str:
-        return f", channel_axis={self._channel_axis}"
+        return f", channel_axis={self.channel_axis}"
 
 
 def _layer_for(ndim: int) -> str:
@@ -123,7 +127,7 @@ class Dropout1d(_ChannelDropout):
 
     See Also
     --------
-    Dropout : modes, scaling, streams; any `shared_axes`.
+    Dropout : modes, scaling, streams; any ``shared_axes``.
 
     References
     ----------
@@ -162,7 +166,7 @@ class Dropout2d(_ChannelDropout):
 
     See Also
     --------
-    Dropout : modes, scaling, streams; any `shared_axes`.
+    Dropout : modes, scaling, streams; any ``shared_axes``.
 
     References
     ----------
@@ -198,7 +202,7 @@ class Dropout3d(_ChannelDropout):
 
     See Also
     --------
-    Dropout : modes, scaling, streams; any `shared_axes`.
+    Dropout : modes, scaling, streams; any ``shared_axes``.
 
     References
     ----------

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from normdrop import _checks, functional
-from normdrop.functional.masking import SCALINGS, Mask, Scaling
+from normdrop.functional.masking import SCALINGS, DropoutContext, Mask, Scaling
+from normdrop.layers.attributes import Fixed, Option
 from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, MaskStream, as_stream
+from normdrop.random import RNG, as_stream, check_stream
+
+S = TypeVar("S", bound=np.generic)
+Self = TypeVar("Self", bound="Dropout")
 
 
 class Dropout(Layer):
@@ -79,45 +86,64 @@ class Dropout(Layer):
     ) -> None:
         super().__init__()
         self.p = p
-        self._shared_axes = _checks.axes(shared_axes)
-        _checks.choice(scaling, "scaling", SCALINGS)
-        self._scaling = scaling
-        self.stream: MaskStream = as_stream(rng)
+        own = vars(self)
+        own["shared_axes"] = _checks.axes(shared_axes)
+        own["scaling"] = _checks.choice(scaling, "scaling", SCALINGS)
+        self.stream = as_stream(rng)  # last: it may draw from rng
 
-    @property
-    def p(self) -> float:
-        """Probability of dropping an element."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        self._p = _checks.probability(value)
-
-    @property
-    def scaling(self) -> Scaling:
-        """When the scale is applied: "inverted" or "original"."""
-        return self._scaling
+    p = Option(_checks.probability, "Probability of dropping an element.")
+    stream = Option(check_stream, "Key and call number of the next mask.")
+    shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
+    scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
 
     def _axes(self, x: Array) -> tuple[int, ...]:  # subclasses check its rank
         """Shared axes for this input."""
-        return self._shared_axes
+        return self.shared_axes
 
-    def forward(self, x: Array, *, mask: Mask | None = None, out: Array | None = None) -> Array:  # type: ignore[override]
+    @overload
+    def forward(
+        self,
+        x: npt.NDArray[S],
+        *,
+        mask: Mask | None = ...,
+        out: npt.NDArray[S] | None = ...,
+        return_context: Literal[False] = ...,
+    ) -> npt.NDArray[S]: ...
+
+    @overload
+    def forward(
+        self,
+        x: npt.NDArray[S],
+        *,
+        mask: Mask | None = ...,
+        out: npt.NDArray[S] | None = ...,
+        return_context: Literal[True],
+    ) -> tuple[npt.NDArray[S], DropoutContext]: ...
+
+    def forward(
+        self, x: Array, *, mask: Mask | None = None, out: Array | None = None, return_context: bool = False
+    ) -> Array | tuple[Array, DropoutContext]:
         """Apply dropout in training mode, or the inference map.
 
         Parameters
         ----------
-        x : ndarray of float32 or float64
-            Input; any strides.
+        x : ndarray of floats
+            Input; any strides. It is not held.
         mask : ndarray of bool, shape of `x` with 1 on the shared axes, optional
-            A mask to use instead of a drawn one, True = kept; the stream does not move. Only in training.
+            A mask to use instead of a drawn one, True = kept; the stream does not move. Only in training. It is held,
+            not a copy of it, until backward.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
+        return_context : bool, default False
+            Whether to return the context, too, for ``backward(dy, context=context)``; the pass then does not wait
+            in the layer.
 
         Returns
         -------
-        ndarray
+        y : ndarray
             Shape, dtype and memory order of `x`, or `out`.
+        context : DropoutContext
+            Only with ``return_context=True``.
 
         Raises
         ------
@@ -125,33 +151,50 @@ class Dropout(Layer):
             `x`, `mask` or `out` does not fit; the layer and its stream are then unchanged.
         """
         x = _checks.array(x, "x")
-        axes = self._axes(x)
-        if not self.training:
+        axes, own = self._axes(x), vars(self)
+        return_context = _checks.flag(return_context, "return_context")
+        if not own["training"]:
             if mask is not None:
                 raise ValueError("mask is for training; inference drops nothing. Call train() or leave out mask.")
-            y, self._context = functional.dropout_inference(x, self._p, scaling=self._scaling, out=out)
-            return y
-        stream = self.stream if mask is None else None
-        before, context = self._context, None
+            y, context = functional.dropout_inference(x, own["p"], scaling=own["scaling"], out=out)
+            if not return_context:
+                self._keep(context, asked=False)
+            return (y, context) if return_context else y
+        stream = own["stream"] if mask is None else None
+        waiting, made = self._passes.waiting, None
         try:  # all or nothing, whatever interrupts it
-            y, context = functional.dropout(
-                x, self._p, shared_axes=axes, scaling=self._scaling, rng=stream, mask=mask, out=out
+            y, made = functional.dropout(
+                x, own["p"], shared_axes=axes, scaling=own["scaling"], rng=stream, mask=mask, out=out
             )
-            self._context = context
+            if return_context:
+                return y, made
+            self._keep(made, asked=True)
             return y
         except BaseException:
-            self._context = before
-            if context is not None and stream is not None and x.size:
-                stream.give_back(context.call)
+            self._passes.waiting = waiting
+            if made is not None and stream is not None and x.size:
+                stream.give_back(made.call)
             raise
 
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        """Apply the mask and scale of the last forward pass to the gradient.
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, x: npt.NDArray[S], *, mask: Mask | None = ..., out: npt.NDArray[S] | None = ...
+        ) -> npt.NDArray[S]:
+            """Return ``forward(x, mask=mask, out=out)``."""
+
+    def backward(
+        self, dy: npt.NDArray[S], *, context: DropoutContext | None = None, out: npt.NDArray[S] | None = None
+    ) -> npt.NDArray[S]:
+        """Apply the mask and scale of a forward pass to the gradient.
 
         Parameters
         ----------
-        dy : ndarray, shape and dtype of the last input
+        dy : ndarray, shape and dtype of that pass's input
             Gradient with respect to the output.
+        context : DropoutContext, optional
+            What the forward pass returned; it may be used any number of times. Without it, the pass is the one that
+            waits in the layer, which then waits no more.
         out : ndarray, shape and dtype of `dy`, optional
             Where to write the result. It may be `dy`.
 
@@ -163,13 +206,32 @@ class Dropout(Layer):
         Raises
         ------
         RuntimeError
-            There was no forward pass since the last backward.
+            No forward pass waits, or several do.
         TypeError, ValueError
-            `dy` or `out` does not match the forward pass; backward can then be called again.
+            `dy`, `context` or `out` does not match the forward pass; the layer is then unchanged.
         """
-        dx = functional.dropout_backward(dy, self._take_context(), out=out)
-        self._context = None
+        dx = functional.dropout_backward(dy, self._waiting() if context is None else context, out=out)
+        if context is None:
+            self._passes.waiting = None, 0
         return dx
+
+    def spawn(self: Self, n: int) -> list[Self]:
+        """Return independent copies of the layer, each with a stream of its own from `MaskStream.spawn`.
+
+        Parameters
+        ----------
+        n : int
+            How many; if it is not 0, the layer's stream moves on by one call.
+
+        Returns
+        -------
+        list of Dropout
+            The copies; none of them has a pass that waits.
+        """
+        children = super().spawn(n)
+        for child, stream in zip(children, self.stream.spawn(n), strict=True):
+            child.stream = stream
+        return children
 
     def state_dict(self) -> dict[str, Array]:
         """Return key and call of the stream.
@@ -192,7 +254,10 @@ class Dropout(Layer):
         self.stream.load_state_dict(state)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._p}{self._options()}, scaling={self._scaling!r})"
+        return (
+            f"{type(self).__name__}(p={self.p}{self._options()}, scaling={self.scaling!r}, rng={self.stream!r}, "
+            f"training={self.training})"
+        )
 
     def _options(self) -> str:
-        return f", shared_axes={self._shared_axes}"
+        return f", shared_axes={self.shared_axes}"

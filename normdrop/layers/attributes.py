@@ -1,0 +1,112 @@
+"""Attributes of layers: checked whenever they are set, or fixed when the layer is made.
+
+A value lies in the layer's dictionary under the attribute's own name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, Generic, TypeVar, overload
+
+from normdrop import _checks, _device
+
+T = TypeVar("T")
+
+
+class Option(Generic[T]):
+    """A value that may be set at any time; `check` returns what is kept, or raises."""
+
+    def __init__(self, check: Callable[[Any], T], doc: str) -> None:
+        self._check = check
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, layer: None, owner: type) -> Option[T]: ...
+
+    @overload
+    def __get__(self, layer: object, owner: type) -> T: ...
+
+    def __get__(self, layer: object | None, owner: type) -> Option[T] | T:
+        return self if layer is None else vars(layer)[self._name]
+
+    def __set__(self, layer: object, value: T) -> None:
+        vars(layer)[self._name] = self._check(value)
+
+
+class Fixed(Option[T]):
+    """A value that the layer was made with."""
+
+    def __init__(self, doc: str) -> None:
+        super().__init__(lambda value: value, doc)
+
+    def __set__(self, layer: object, value: T) -> None:
+        kind, name = type(layer).__name__, self._name
+        raise AttributeError(
+            f"{name} is fixed when a layer is made, so that it cannot become {_checks.kind(value)} now; make a new "
+            f"{kind} with other arguments"
+        )
+
+
+class Vector(Option[T]):
+    """An array with one number per channel, or None where the layer was made without it."""
+
+    def __init__(self, check: Callable[[Any, str, int], object], doc: str) -> None:
+        super().__init__(lambda value: value, doc)
+        self._check_vector = check
+
+    def __set__(self, layer: object, value: T) -> None:
+        own, name = vars(layer), self._name
+        if (value is None) != (own[name] is None):
+            what = "with" if value is None else "without"
+            raise AttributeError(
+                f"the layer was made {what} {name}, which cannot become {_checks.kind(value)}; make a new "
+                f"{type(layer).__name__} with other arguments (affine, scale, shift, track_running_stats)"
+            )
+        if value is not None:
+            self._check_vector(value, name, own["num_features"])
+        own[name] = value
+
+
+class Gradient(Vector[T]):
+    """The gradient of a parameter, or None."""
+
+    def __set__(self, layer: object, value: T) -> None:
+        own = vars(layer)
+        if value is not None:
+            parameter(value, self._name, own["num_features"])
+        own[self._name] = value
+
+
+def parameter(values: Any, name: str, n_channels: int) -> None:
+    """Check a parameter that an optimizer is to change in place."""
+    vector = _checks.array(values, name)
+    _checks.float_dtype(vector.dtype)
+    if vector.shape != (n_channels,):
+        raise ValueError(f"{name} must have shape ({n_channels},), one value per channel; got {vector.shape}")
+    if not vector.flags.writeable:
+        raise ValueError(f"{name} is read-only and could not be changed in place; pass {name}.copy()")
+
+
+def refuse_unknown(layer: object, name: str, value: object) -> None:
+    """Refuse an attribute that the layer's class does not know, as a misspelt one would be set without effect."""
+    found = inspect.getattr_static(type(layer), name, None)
+    if found is None or (callable(found) and not callable(value)):
+        known = {n.lower(): n for n in dir(type(layer)) if not n.startswith("_") and n != name}
+        close = get_close_matches(name.lower(), known, 1)
+        meant = f"; did you mean {known[close[0]]!r}?" if close else "."
+        raise AttributeError(
+            f"{type(layer).__name__} has no attribute {name!r} that can be set{meant} A subclass names its own in its "
+            "class body, or begins them with an underscore."
+        )
+
+
+def writable(values: Any) -> Any:
+    """Return an array of a pickle, or a copy: what was loaded as a memory map is read-only."""
+    if values is None or not _device.on_host(values) or values.flags.writeable:
+        return values
+    return values.copy()
