@@ -12,6 +12,8 @@ from normdrop import _checks, _device
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_MOST = 2**63 - 1  # state is saved as int64
+
 
 def rounded(values: Array, dtype: np.dtype[Any], name: str) -> Array:
     """Return `values` in another float dtype; a finite value that becomes infinite is refused."""
@@ -47,6 +49,8 @@ def entry(state: Mapping[str, Any], name: str, shape: tuple[int, ...], kinds: st
         raise TypeError(f"state[{name!r}] must have {wanted} dtype; got {values.dtype}")
     if values.shape != shape:
         raise ValueError(f"state[{name!r}] must have shape {shape}; got {values.shape}")
+    if values.dtype.kind == "u" and values.size and values.max() > _MOST:
+        raise ValueError(f"state[{name!r}] must be from 0 to {_MOST}; got {values.max()}")
     return values
 
 

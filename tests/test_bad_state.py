@@ -188,9 +188,10 @@ def test_a_file_that_save_did_not_write_is_refused(things, refused, content, nam
 
 ARCHIVES = [
     ({}, ValueError, "missing: ['key', 'call']"),
-    ({"a.txt": b"a"}, ValueError, "extra: ['a.txt']"),
-    ({"key": b"12", "call": b"1"}, TypeError, "state['key']", "integer", "|S2"),
-    ({"key.npy": b"text", "call.npy": b"text"}, TypeError, "state['key']", "integer", "|S4"),
+    ({"a.txt": b"a"}, ValueError, "'a.txt' is no array"),
+    ({"key": b"12", "call": b"1"}, ValueError, "'key' is no array"),
+    ({"key.npy": b"text", "call.npy": b"text"}, ValueError, "'key.npy' has not the header"),
+    ({"key.npy": npy(np.ones(2)), "call.npy": npy(np.array(1))}, ValueError, "state['key']", "integer", "float64"),
     ({"key.npy": npy(np.ones(2, int)), "call.npy": npy(np.array([1]))}, ValueError, "state['call']", "(1,)"),
 ]
 
@@ -199,7 +200,7 @@ ARCHIVES = [
 def test_an_archive_of_other_things_is_refused(things, refused, row):
     members, *error_and_words = row
     things.path.write_bytes(archive(members))
-    refused(things, lambda s: s.dropout.load(s.path), *error_and_words)
+    refused(things, lambda s: s.dropout.load(s.path), *error_and_words, "path must", "state.npz")
 
 
 def test_a_file_that_is_not_there_is_an_os_error(things, refused, tmp_path):
@@ -230,7 +231,7 @@ def test_a_file_with_a_wrong_byte_anywhere_is_loaded_whole_or_refused_whole(thin
         things.path.write_bytes(damaged)
         try:
             layer.load(things.path)
-        except (ValueError, TypeError, OSError):
+        except ValueError:
             expected = before
         else:
             expected = good(layer)

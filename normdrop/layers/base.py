@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
@@ -190,21 +189,34 @@ class Layer:
         raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `state_dict` to an uncompressed ``.npz`` file, without pickle.
+        """Write `state_dict` to an uncompressed ``.npz`` file without pickle, or to a ``.safetensors`` file.
+
+        The file is written beside the one that was there, to the disk, and then takes its place: whatever fails, or
+        ends the process, leaves the old one whole. A link stays a link, and an old file's mode is kept.
 
         Parameters
         ----------
         path : str or path-like
-            File to write, exactly as named.
+            File to write, exactly as named. If it ends in ``.safetensors``, such a file is written, which needs
+            ``normdrop[safetensors]``, else an ``.npz`` one.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; the old one is as it was.
+        ImportError
+            The package `safetensors` is missing.
         """
-        with open(path, "wb") as file:
-            np.savez(file, **self.state_dict())  # type: ignore[arg-type]  # the stub takes a name for a flag
+        from normdrop import _state_files
+
+        _state_files.write(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Read a file written by `save`.
+        """Read a file written by `save`, a ``.safetensors`` one if `path` ends so.
 
-        The file may come from anywhere. Nothing in it is run, and it is refused before it takes more memory than 16
-        times that of the layer's own state and 1 MiB.
+        The file may come from anywhere. Nothing in it is run, only stored and deflated entries of numbers are read, and
+        it is refused if it has more than 1 MiB and 4 times the layer's own state, packed or unpacked, before memory is
+        taken for that.
 
         Parameters
         ----------
@@ -215,20 +227,14 @@ class Layer:
         ------
         OSError
             The file cannot be read.
-        TypeError, ValueError
+        ValueError
             It is not such a file, or not of such a layer. The layer is then unchanged.
+        ImportError
+            The package `safetensors` is missing.
         """
-        import zipfile
-        import zlib
+        from normdrop import _state_files
 
-        from normdrop.layers import archive
-
-        try:
-            with open(path, "rb") as file:
-                state = archive.read(file, archive.limit(self.state_dict()))
-        except (ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-            raise ValueError(f"path must be an .npz file written by save(); cannot read {path!s}: {error}") from error
-        self.load_state_dict(state)
+        _state_files.load(path, self)
 
     def _keep(self, context: Any, *, asked: bool) -> None:
         """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
