@@ -220,10 +220,11 @@ def _numbers(name: str, content: bytes, words: str, shape: tuple[int, ...], orde
 def _from_safetensors(content: bytes) -> State:
     import json
 
+    library = _library("safetensors")
     length = int.from_bytes(content[:8], "little")
     if length > _MOST_HEADER:
         raise ValueError(f"its header has {length} bytes, more than {_MOST_HEADER}")
-    found = _library("safetensors").deserialize(content)
+    found = library.deserialize(content)
     # Of entries with one name, the library gives only the last.
     header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=lambda pairs: pairs)
     _check_names([name for name, _ in header if name != "__metadata__"])
