@@ -62,8 +62,6 @@ def write(path: Path, state: State) -> None:
             with open(target, "wb") as file:
                 file.write(content)
     except OSError as error:  # it may name the file beside it, or none
-        if error.errno is None:
-            raise
         raise OSError(error.errno, error.strerror, target) from error
 
 

@@ -235,16 +235,16 @@ ENTRY = {"dtype": "I64", "shape": [], "data_offsets": [0, 8]}
 WORDS = {"dtype": "U32", "shape": [2], "data_offsets": [8, 16]}
 TWICE = b'{"call":%b,"key":%b,"call":%b}' % tuple(json.dumps(entry).encode() for entry in (ENTRY, WORDS, ENTRY))
 DAMAGED_TENSORS = {
-    "empty": (b"", "header"),
+    "empty": (b"", "deserializing"),
     "an archive": (packed(GOOD), "header"),
     "a header of 2**64 - 1 bytes": (b"\xff" * 8 + b"{}", "header has 18446744073709551615 bytes"),
-    "no JSON": (tensors(b"call"), "JSON"),
+    "no JSON": (tensors(b"call"), "deserializing"),
     "nested too deep": (tensors(b'{"a":' * 9000), ""),
     "no dict": (tensors(b"[]"), ""),
     "two of one name": (tensors(TWICE, bytes(16)), "more than one entry 'call'"),
     "a path": (tensors({"../call": ENTRY}, bytes(8)), "'../call' is a path"),
     "bfloat16": (tensors({"call": ENTRY | {"dtype": "BF16", "shape": [4]}}, bytes(8)), "'call' has dtype BF16"),
-    "a complex number": (tensors({"call": ENTRY | {"dtype": "C64"}}, bytes(8)), "'call' has dtype C64"),
+    "a complex number": (tensors({"call": ENTRY | {"dtype": "C64"}}, bytes(8)), ""),
     "fewer bytes": (tensors({"call": ENTRY}, bytes(7)), ""),
     "more bytes": (tensors({"call": ENTRY}, bytes(9)), ""),
     "a shape of more bytes": (tensors({"call": ENTRY | {"shape": [2**40, 2**40]}}, bytes(8)), ""),

@@ -205,7 +205,7 @@ class Layer:
         OSError
             The file cannot be written; the old one is as it was.
         ImportError
-            The package `safetensors` is missing.
+            The package for ``.safetensors`` files is missing.
         """
         from normdrop import _state_files
 
@@ -230,7 +230,7 @@ class Layer:
         ValueError
             It is not such a file, or not of such a layer. The layer is then unchanged.
         ImportError
-            The package `safetensors` is missing.
+            The package for ``.safetensors`` files is missing.
         """
         from normdrop import _state_files
 
