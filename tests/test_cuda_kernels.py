@@ -115,6 +115,17 @@ def test_given_masks_give_the_bits_of_the_reference(cuda, shape, dtype):
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("outlier", [0.0, 1000.0])
+@pytest.mark.parametrize("shape", [(200, 3, 1), (40, 3, 7), (3, 1, 4100), (1, 1, 8200)], ids=str)
+def test_variances_of_several_parts_lose_nothing_far_from_zero(cuda, shape, outlier):
+    x = np.random.default_rng(0).normal(1e14, 1.0, shape)
+    x[0, :, 0] += outlier
+    expected, computed = (made[0] for made in both("moments", cuda, [np.zeros((3, shape[1])), x]))
+    np.testing.assert_allclose(computed[0], expected[0], rtol=1e-15)
+    np.testing.assert_allclose(computed[1], expected[1], rtol=1e-9 if outlier else 1e-12)
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_batch_norm_is_that_of_the_reference(cuda, shape, dtype):

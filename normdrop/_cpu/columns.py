@@ -39,7 +39,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
         first, end = columns
         for b in range(n_blocks):
             tile_moments(pointer(work, 0), pointer(x, 0), grid, (b, first, end))
-        merge_moments(statistics, pointer(work, 0), x.shape, grid, columns)
+        merge_moments(statistics, pointer(x, 0), pointer(work, 0), (x.shape, grid), columns)
         finish_statistics(statistics, (gamma, beta), eps, rows, columns)
         vectors = pointer(rows[0], first), pointer(rows[1], first), pointer(rows[2], first)
         normalize_rows(pointer(y, 0), pointer(x, 0), (first, x.shape[0], width, large), end - first, vectors)

@@ -2,7 +2,9 @@
 
 Statistics are sums over blocks of a channel, sum(a - p) and sum((a - p) * (b - q)): the moments with a = b = x and p
 = q the block's first value, the gradients with a = dy, p = 0, b = x, q = mean. Blocks follow from the shape; each is
-summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the bits do not depend on threads.
+summed in 16 float64 lanes, the lanes in a fixed tree, the blocks in order: the bits do not depend on threads. Until
+blocks are merged, the mean of each is kept as what it is above the channel's first value: as a number of its own it
+would lose digits to a mean far from zero.
 
 A workspace has a row for each channel: first the sums of its blocks, then the numbers of the element-wise loops.
 """
@@ -99,23 +101,26 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
 
 @helper
 def block_moments(work: Any, x: Any, places: Any, ahead: Any) -> None:
-    """work[channel, 2b], [.., 2b + 1] = mean of a block and sum of squares about it; places = (grid, channel, b)."""
+    """work[channel, 2b], [.., 2b + 1] = mean of a block, less the channel's first x, and sum of squares about it.
+
+    places = (grid, channel, b).
+    """
     grid, channel, b = places
     block = _block(grid, channel, b)
     shift = element(x, block[0])
     s, t = _block_sums(x, x, block, grid[1] * grid[2], (shift, shift), ahead)
     offset, m2 = centered(s, t, block[1] * block[2])
-    work[channel, 2 * b], work[channel, 2 * b + 1] = shift + offset, m2
+    work[channel, 2 * b], work[channel, 2 * b + 1] = shift - element(x, channel * grid[2]) + offset, m2
 
 
 @helper
-def merged_moments(work: Any, grid: Any, channel: Any) -> Any:
+def merged_moments(work: Any, x: Any, grid: Any, channel: Any) -> Any:
     """Mean and biased variance of a channel from those of its blocks; only non-negative terms are added."""
-    first = work[channel, 0]
+    base, first = element(x, channel * grid[2]), work[channel, 0]
     n = np.float64(grid[0] * grid[2])
     if n_blocks(grid) == 1:
         offset = first - first  # 0, or NaN
-        return first + offset, (work[channel, 1] + offset) / n
+        return base + first + offset, (work[channel, 1] + offset) / n
     offset, m2 = 0.0, 0.0
     for b in range(n_blocks(grid)):
         block = _block(grid, channel, b)
@@ -125,7 +130,7 @@ def merged_moments(work: Any, grid: Any, channel: Any) -> Any:
         block = _block(grid, channel, b)
         delta = work[channel, 2 * b] - mean
         m2 += work[channel, 2 * b + 1] + delta * delta * (block[1] * block[2])
-    return mean, m2 / n
+    return base + mean, m2 / n
 
 
 @helper

@@ -65,7 +65,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        statistics[0, c], statistics[1, c] = merged_moments(work, grid, c)
+        statistics[0, c], statistics[1, c] = merged_moments(work, pointer(x, 0), grid, c)
 
 
 @kernel("OIpP")
@@ -147,7 +147,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
         for c in range(first, end):
             for b in range(n_blocks(grid)):
                 block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
-            _finish_statistics(statistics, c, merged_moments(work, grid, c), eps)
+            _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), eps)
             scale, shift = np.float64(gamma[c]) * statistics[2, c], np.float64(beta[c])
             work[c, 0], work[c, 1], work[c, 2] = statistics[0, c], scale, shift
         # What is done anew for each plane would take as long as a short one.
@@ -175,7 +175,7 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        _finish_statistics(statistics, c, merged_moments(work, grid, c), eps)
+        _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), eps)
         work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         start, stop = _chunk(x.shape, chunk)

@@ -4,7 +4,8 @@ The array is read as rows of one width, several of its own rows joined where the
 belongs to channel (v // inner) % C, and a last, shorter row may be left over. The sums are sum(a - p) and sum((a - p)
 * (b - q)) of each column over blocks of rows: the moments with a = b = x and p = q the block's first row, the
 gradients with a = dy, p = 0, b = x, q = mean. Blocks and then the columns of a channel are merged in order, so that
-the bits depend on the shape alone.
+the bits depend on the shape alone. Until then the mean of a block is kept as what it is above the column's first value:
+as a number of its own it would lose digits to a mean far from zero.
 
 A workspace has two rows for the sums of each block and four for vectors spread over the columns; the latter go on
 periodically beyond the last column, so that a loop over the flat array can read them from any column on. Its rows are
@@ -179,15 +180,16 @@ def _tile_places(work: Any, grid: Any, tile: Any) -> Any:
 
 @helper
 def tile_moments(work: Any, x: Any, grid: Any, tile: Any) -> None:
-    """work[2b], work[2b + 1] = mean of each column of a tile in block b and sum of squares about it."""
+    """work[2b], work[2b + 1] = mean of each column of a tile in block b, less its first x, and squares about it."""
     b, start, end = tile
     first, (s, t) = _tile_places(work, grid, tile)
     rows, left = _block_rows(grid, b)
-    shift = pointer(x, first)
+    base, shift = pointer(x, start), pointer(x, first)
     _tile_sums((s, t), (shift, shift), (grid, tile), shift, shift)
     for v in range(0, end - start, LANES):
         offset, m2 = centered_lanes(load(s, v), load(t, v), _counts(rows, left - start - v))
-        store(s, v, widen(load_part(shift, v, 0, end - start)) + offset)
+        above = widen(load_part(shift, v, 0, end - start)) - widen(load_part(base, v, 0, end - start))
+        store(s, v, above + offset)
         store(t, v, m2)
 
 
@@ -201,7 +203,7 @@ def tile_gradients(work: Any, arrays: Any, grid: Any, tile: Any, mean: Any) -> N
 
 @helper
 def _merge_blocks(work: Any, grid: Any, columns: Any) -> None:
-    """work[0], work[1] = the moments of columns = (first, end) over all blocks."""
+    """work[0], work[1] = what `tile_moments` gives of columns = (first, end), over all blocks."""
     size, width, stride, _, n_blocks = grid
     if n_blocks == 1:
         return
@@ -221,32 +223,34 @@ def _merge_blocks(work: Any, grid: Any, columns: Any) -> None:
 
 
 @helper
-def merge_moments(statistics: Any, work: Any, shape: Any, grid: Any, columns: Any) -> None:
+def merge_moments(statistics: Any, x: Any, work: Any, places: Any, columns: Any) -> None:
     """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added.
 
-    Of all columns, or of columns = (first, end) where each is a channel.
+    places = (shape, grid). Of all columns, or of columns = (first, end) where each is a channel.
     """
-    outer, n_channels, inner = shape
+    (outer, n_channels, inner), grid = places
     size, width, stride, _, _ = grid
     n_rows, left, n = size // width, size % width, np.float64(outer * inner)
     _merge_blocks(work, grid, columns)
     if width == n_channels:
         for c in range(columns[0], columns[1], LANES):
-            store_part(pointer(statistics, 0), c, load(work, c), 0, n_channels)
+            mean = widen(load_part(x, c, 0, n_channels)) + load(work, c)
+            store_part(pointer(statistics, 0), c, mean, 0, n_channels)
             store_part(pointer(statistics, n_channels), c, load(work, stride + c) / splat(n), 0, n_channels)
         return
     for c in range(n_channels):
-        first = element(work, c * inner)
+        base, first = element(x, c * inner), element(work, c * inner)
         offset, m2 = 0.0, 0.0
         for start in range(c * inner, width, n_channels * inner):
             for v in range(start, start + inner):
-                offset += (element(work, v) - first) * np.float64(n_rows + (1 if v < left else 0))
+                above = element(x, v) - base + element(work, v)
+                offset += (above - first) * np.float64(n_rows + (1 if v < left else 0))
         mean = first + offset / n
         for start in range(c * inner, width, n_channels * inner):
             for v in range(start, start + inner):
-                delta = element(work, v) - mean
+                delta = element(x, v) - base + element(work, v) - mean
                 m2 += element(work, stride + v) + delta * delta * np.float64(n_rows + (1 if v < left else 0))
-        statistics[0, c], statistics[1, c] = mean, m2 / n
+        statistics[0, c], statistics[1, c] = base + mean, m2 / n
 
 
 @helper

@@ -97,7 +97,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
     width = grid[1]
     for task in prange(n_tiles(grid)):
         tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
-    merge_moments(statistics, pointer(work, 0), x.shape, grid, (0, width))
+    merge_moments(statistics, pointer(x, 0), pointer(work, 0), (x.shape, grid), (0, width))
 
 
 @kernel("OIpP")
@@ -123,7 +123,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     width = grid[1]
     for task in prange(n_tiles(grid)):
         tile_moments(pointer(work, 0), pointer(x, 0), grid, tile_of(grid, task))
-    merge_moments(statistics, pointer(work, 0), x.shape, grid, (0, width))
+    merge_moments(statistics, pointer(x, 0), pointer(work, 0), (x.shape, grid), (0, width))
     rows = channel_rows(work, grid)
     finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))

@@ -172,7 +172,7 @@ def _merged_moments(
     outer, n_channels, inner = x.shape
     plan = _plan(x.shape)
     parts, aligned = plan.parts, _aligned(plan.by_rows, x)
-    work = scratch(x, 3 * parts.n_parts * n_channels)
+    work = scratch(x, 4 * parts.n_parts * n_channels)
     if plan.by_rows:
         columns = n_channels * inner
         sums_of.row_moments(x.dtype, parts.blocks, work, x, columns, outer, parts.n_rows, parts.shift, aligned)

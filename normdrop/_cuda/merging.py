@@ -19,6 +19,12 @@ def _place(part: Any, channel: Any, run: Any, stride: Any) -> Any:
     return part // run * stride + channel * run + part % run
 
 
+@helper
+def _above(work: Any, at: Any, base: Any) -> Any:
+    """Return what the mean of a part is above `base`."""
+    return work[at + 1] - base + work[at + 2]
+
+
 @kernel("ddddnnnnnf")
 def merge_moments(
     statistics: Any, vectors: Any, affine: Any, work: Any, n_channels: Any, n_parts: Any, run: Any, stride: Any,
@@ -27,18 +33,20 @@ def merge_moments(
     """statistics[0], [1] = mean, variance of channels; with eps > 0 also the rest. A block per channel."""
     buffer = cuda.shared.array(BUFFER, types.float64)
     for c in range(cuda.blockIdx.x, n_channels, cuda.gridDim.x):
-        first = work[3 * _place(0, c, run, stride) + 1]
+        at = 4 * _place(0, c, run, stride)
+        base, first = work[at + 1], work[at + 2]
         s, t = 0.0, 0.0
         for j in range(cuda.threadIdx.x, n_parts, THREADS):
-            at = 3 * _place(j, c, run, stride)
-            s += work[at] * (work[at + 1] - first)
+            at = 4 * _place(j, c, run, stride)
+            s += work[at] * (_above(work, at, base) - first)
         mean = first + sum_threads(s, 0.0, buffer, 1)[0] / n_values
         for j in range(cuda.threadIdx.x, n_parts, THREADS):
-            at = 3 * _place(j, c, run, stride)
-            delta = work[at + 1] - mean
-            t += work[at + 2] + work[at] * delta * delta
+            at = 4 * _place(j, c, run, stride)
+            delta = _above(work, at, base) - mean
+            t += work[at + 3] + work[at] * delta * delta
         var = sum_threads(t, 0.0, buffer, 1)[0] / n_values
         if cuda.threadIdx.x == 0:
+            mean += base
             statistics[c], statistics[n_channels + c] = mean, var
             if eps > 0.0:
                 inv_std = 1.0 / math.sqrt(var + eps)

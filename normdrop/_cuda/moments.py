@@ -1,7 +1,8 @@
 """Sums of channels: over parts of a channel, each by one block, and from those the channel's.
 
 Parts follow from the shape. Each is summed in float64 of values shifted by the part's first: every thread in the order
-of its elements, the threads in a fixed tree, the parts in another. Nothing depends on how many blocks run at once.
+of its elements, the threads in a fixed tree, the parts in another. Nothing depends on how many blocks run at once. The
+mean of a part stays in two numbers, its first value and what it is above that: one would lose digits far from zero.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _plane_part(b: Any, shape: Any, n_rows: Any, length: Any) -> Any:
 def plane_moments(
     work: Any, x: Any, n_channels: Any, inner: Any, n_rows: Any, length: Any, n_parts: Any, shift: Any, aligned: Any
 ) -> None:
-    """work[3 * part] = number of values of a part, their mean, sum of squares about it. A block per part."""
+    """work[4 * part] = values of a part, the first, their mean less it, squares about the mean. A block per part."""
     buffer = cuda.shared.array(BUFFER, types.float64)
     shape = (x.size // (n_channels * inner), n_channels, inner)
     lane = (cuda.threadIdx.x & ((1 << shift) - 1)) * 4
@@ -144,10 +145,9 @@ def plane_moments(
                 s += ds
                 t += dt
         s, t = sum_threads(s, t, buffer, 1)
-        n = np.float64((planes_end - plane) * (end - begin))
-        offset, m2 = centered(s, t, n)
+        moments = _moments(s, t, np.float64((planes_end - plane) * (end - begin)), k)
         if cuda.threadIdx.x == 0:
-            work[3 * part], work[3 * part + 1], work[3 * part + 2] = n, k + offset, m2
+            _put_moments(work, part, 1, 0, moments)
 
 
 @kernel("dxxdnnnnnnn")
@@ -212,7 +212,7 @@ def _wide(v: Any) -> Any:
 
 @kernel("dxnnnnn")
 def row_moments(work: Any, x: Any, n_columns: Any, outer: Any, n_rows: Any, shift: Any, aligned: Any) -> None:
-    """work[3 * (r * columns + column)] = as of `plane_moments`, over n_rows rows of a column. Blocks of columns."""
+    """work[4 * (r * columns + column)] = as of `plane_moments`, over n_rows rows of a column. Blocks of columns."""
     buffer = cuda.shared.array(BUFFER, types.float64)
     width = 1 << shift
     strips = (n_columns + 4 * width - 1) // (4 * width)
@@ -243,14 +243,14 @@ def row_moments(work: Any, x: Any, n_columns: Any, outer: Any, n_rows: Any, shif
 @helper
 def _moments(s: Any, t: Any, n: Any, k: Any) -> Any:
     offset, m2 = centered(s, t, n)
-    return n, k + offset, m2
+    return n, k, offset, m2
 
 
 @helper
 def _put_moments(work: Any, at: Any, n_left: Any, lane: Any, moments: Any) -> None:
     if lane < n_left:
-        at = 3 * (at + lane)
-        work[at], work[at + 1], work[at + 2] = moments
+        at = 4 * (at + lane)
+        work[at], work[at + 1], work[at + 2], work[at + 3] = moments
 
 
 @kernel("dxxdnnnnnn")
