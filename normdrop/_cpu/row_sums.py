@@ -184,11 +184,11 @@ def tile_moments(work: Any, x: Any, grid: Any, tile: Any) -> None:
     b, start, end = tile
     first, (s, t) = _tile_places(work, grid, tile)
     rows, left = _block_rows(grid, b)
-    base, shift = pointer(x, start), pointer(x, first)
+    shift = pointer(x, first)
     _tile_sums((s, t), (shift, shift), (grid, tile), shift, shift)
     for v in range(0, end - start, LANES):
         offset, m2 = centered_lanes(load(s, v), load(t, v), _counts(rows, left - start - v))
-        above = widen(load_part(shift, v, 0, end - start)) - widen(load_part(base, v, 0, end - start))
+        above = widen(load_part(shift, v, 0, end - start)) - widen(load_part(x, start + v, start, end))
         store(s, v, above + offset)
         store(t, v, m2)
 
