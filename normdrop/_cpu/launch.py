@@ -2,7 +2,8 @@
 
 A kernel is one function compiled twice per dtype, serial and parallel, each with one explicit signature and a cached
 name of its own. The name carries a digest of the package's kernel sources, because Numba's cache sees neither compile
-options nor functions in other files: a new version never runs an old version's kernel.
+options nor functions in other files, and of the processor: a new version never runs an old version's kernel, and no
+processor another one's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from llvmlite.binding.ffi import lib as llvm_library
 from numba import config, njit, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaWarning
+from numba.core.registry import cpu_target
 from numba.np.ufunc import parallel as numba_parallel
 
 from normdrop import _process
@@ -159,11 +161,16 @@ _digest_value: str | None = None
 
 
 def _digest() -> str:
-    """Digest of everything that decides what a kernel's code does besides its own body."""
+    """Digest of everything that decides what a kernel's code does, or where it runs, besides its own body.
+
+    Numba keeps index and code in two files: of two kinds of processors that share a folder and write at once, one would
+    find the other's code under its own entry.
+    """
     global _digest_value
     if _digest_value is None:
         package = Path(__file__).resolve().parent
-        parts = [numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT)]
+        processor = cpu_target.target_context.codegen().magic_tuple()  # as Numba's index names it
+        parts = [numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT), repr(processor)]
         for source in sorted([*package.glob("*.py"), package.parent / "_philox.py", package.parent / "_formulas.py"]):
             parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
         _digest_value = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

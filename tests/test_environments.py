@@ -1,0 +1,66 @@
+"""What surrounds a process: other processors, limits, settings changed midway, a package without sources, no home."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.jit
+
+Run = Callable[..., str]
+
+RIGHT = """
+import numpy as np
+from normdrop import _cpu, _reference
+
+x = np.arange(300, dtype=np.float32)
+y, expected = np.empty_like(x), np.empty_like(x)
+_cpu.dropout(y, x, (1, 2), 3, 1 << 31, 2.0)
+_reference.dropout(expected, x, (1, 2), 3, 1 << 31, 2.0)
+np.testing.assert_array_equal(y, expected)
+"""
+"""Compiles or loads one kernel, and checks that it is right."""
+
+CODE = (
+    """
+import hashlib
+from normdrop._cpu.cache import _CheckedFile
+
+def told(word, method):
+    def tell(self, *arguments):
+        data = method(self, *arguments)
+        ((_, _, (code, _)), *_) = arguments[-1] if data is None else data
+        print(word, hashlib.sha256(code).hexdigest())
+        return data
+    return tell
+
+_CheckedFile._save_data = told("compiled", _CheckedFile._save_data)
+_CheckedFile._load_data = told("loaded", _CheckedFile._load_data)
+"""
+    + RIGHT
+)
+"""Prints whether the kernel was compiled or loaded, and a digest of its machine code."""
+
+
+def test_two_kinds_of_processors_that_fill_one_cache_at_once_get_their_own_code(
+    in_subprocess: Run, tmp_path: Path
+) -> None:
+    kinds: list[dict[str, str]] = [{"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, {}]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    codes = []
+    for folder, kind in zip(folders, kinds, strict=True):
+        word, code = in_subprocess(CODE, NUMBA_CACHE_DIR=str(folder), **kind).split()
+        assert word == "compiled"
+        codes.append(code)
+    assert codes[0] != codes[1]
+    shared = tmp_path / "shared"
+    order = [(folders[1], "nbc"), (folders[0], "nbc"), (folders[0], "nbi"), (folders[1], "nbi")]
+    for folder, suffix in order:  # both found it empty, and the first wrote its code last, the second its index
+        for path in folder.rglob(f"*.{suffix}"):
+            (shared / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, shared / path.relative_to(folder))
+    for kind, code in zip(reversed(kinds), reversed(codes), strict=True):
+        assert in_subprocess(CODE, NUMBA_CACHE_DIR=str(shared), **kind).split() == ["loaded", code]
