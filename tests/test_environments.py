@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,3 +65,80 @@ def test_two_kinds_of_processors_that_fill_one_cache_at_once_get_their_own_code(
             shutil.copy(path, shared / path.relative_to(folder))
     for kind, code in zip(reversed(kinds), reversed(codes), strict=True):
         assert in_subprocess(CODE, NUMBA_CACHE_DIR=str(shared), **kind).split() == ["loaded", code]
+
+
+LIMITED = """
+import os, resource, sys, threading
+import numpy as np
+import normdrop.__main__ as __main__
+from normdrop import functional
+from normdrop._cpu import launch
+
+rows = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
+serial = functional.dropout(rows[:99], 0.5, rng=1)[0]  # imports what another user may not read
+
+def limit():
+    if os.getuid() == 0:  # whom no limit binds
+        os.setgid(65534)
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return
+    print("not limited")
+    sys.exit()
+
+def check():
+    assert np.array_equal(functional.dropout(rows, 0.5, rng=1)[0][:99], serial)
+    safe, reason = launch.explain_parallel()
+    assert not safe
+    assert "4 further threads cannot be started" in reason
+    assert launch.threads() == 1
+"""
+
+
+def _run_limited(in_subprocess: Run, code: str) -> None:
+    printed = in_subprocess(LIMITED + code, NUMBA_NUM_THREADS="4")
+    if "not limited" in printed:
+        pytest.skip("this system starts threads beyond RLIMIT_NPROC")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses limits and users of POSIX")
+def test_where_no_thread_can_be_started_kernels_are_serial(in_subprocess: Run) -> None:
+    _run_limited(
+        in_subprocess,
+        """
+limit()
+check()
+shown = next(value for name, value in __main__._facts() if name == "parallel kernels")
+assert shown.startswith("no: 4 further threads cannot be started")
+""",
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses limits and users of POSIX")
+def test_where_no_further_team_can_be_started_a_new_thread_is_served_serially(in_subprocess: Run) -> None:
+    """OpenMP starts a team for every Python thread."""
+    _run_limited(
+        in_subprocess,
+        """
+functional.dropout(rows, 0.5)  # a team for this thread, where there is a layer for that
+limited, failures = threading.Event(), []
+
+def run():
+    limited.wait()
+    try:
+        if launch._layer_safety[0]:
+            check()
+    except BaseException as error:
+        failures.append(error)
+
+thread = threading.Thread(target=run, daemon=True)
+thread.start()
+limit()
+limited.set()
+thread.join()
+assert not failures, failures
+""",
+    )

@@ -26,7 +26,7 @@ from numba.core.registry import cpu_target
 from numba.np.ufunc import parallel as numba_parallel
 
 from normdrop import _process
-from normdrop._cpu import cache
+from normdrop._cpu import cache, teams
 from normdrop._cpu.half import storage
 from normdrop._cpu.inlining import InlinedCompiler
 
@@ -189,6 +189,12 @@ def explain_parallel() -> tuple[bool, str]:
         return False, "Numba has one thread"
     if sys.platform == "darwin" and "torch" in sys.modules:
         return False, "on macOS, PyTorch's OpenMP library and Numba's may crash together"
+    if _layer_safety is None and getattr(numba_parallel, "_is_initialized", False) and _process.native_threads() == 1:
+        _layer_safety = False, "Numba's threads were started by a parent of this process and did not survive the fork"
+    if _layer_safety is not None and not _layer_safety[0]:
+        return _layer_safety
+    if not teams.can_start(config.NUMBA_NUM_THREADS):
+        return False, f"{config.NUMBA_NUM_THREADS} further threads cannot be started (limit of this user or container)"
     if _layer_safety is None:
         with _lock:
             _layer_safety = _probe_layer()
@@ -197,8 +203,6 @@ def explain_parallel() -> tuple[bool, str]:
 
 def _probe_layer() -> tuple[bool, str]:
     """Ask Numba which layer it starts; predicting it is not reliable."""
-    if getattr(numba_parallel, "_is_initialized", False) and _process.native_threads() == 1:
-        return False, "Numba's threads were started by a parent of this process and did not survive the fork"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumbaWarning)
         try:
