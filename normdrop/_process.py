@@ -34,7 +34,23 @@ def load(name: str) -> Any:
         import logging  # noqa: F401  # so that its hook at a fork is there before ours
 
         _register()
-        return import_module(name)
+        before = set(sys.modules)
+        try:
+            return import_module(name)
+        except BaseException:  # an interrupt, or too deep a recursion
+            _undo_imports(before)
+            raise
+
+
+def _undo_imports(before: set[str]) -> None:
+    """Forget the submodules of packages whose import has failed, so that they can be imported again.
+
+    Python forgets the packages alone. Their next import would find the submodules, and lack them as attributes.
+    """
+    for name in sorted(set(sys.modules) - before):  # a package comes before its modules
+        package = name.rpartition(".")[0]
+        if package and package not in sys.modules:
+            sys.modules.pop(name, None)
 
 
 @contextmanager

@@ -142,3 +142,64 @@ thread.join()
 assert not failures, failures
 """,
     )
+
+
+@pytest.mark.parametrize(
+    ("planted", "place"),
+    [
+        ("KeyboardInterrupt", "llvmlite/binding/ffi.py"),
+        ("KeyboardInterrupt", "numba/core/types/abstract.py"),
+        ("RecursionError", "numba/core/typeconv/castgraph.py"),
+    ],
+)
+def test_an_import_of_numba_that_is_broken_off_can_be_made_again(in_subprocess: Run, planted: str, place: str) -> None:
+    in_subprocess(
+        f"""
+import os, sys
+import numpy as np
+from normdrop import functional
+
+def interrupt(frame, event, _):
+    if frame.f_code.co_filename.replace(os.sep, "/").endswith("{place}") and frame.f_code.co_name != "<module>":
+        sys.setprofile(None)
+        raise {planted}("planted")
+
+sys.setprofile(interrupt)
+try:
+    functional.dropout(np.ones(300), 0.5)
+    raise SystemExit("nothing was broken off")
+except {planted} as error:
+    assert str(error) == "planted"
+"""
+        + RIGHT
+    )
+
+
+def test_what_numba_does_before_it_compiles_is_not_interrupted(in_subprocess: Run) -> None:
+    """An interrupt comes in the midst of a module, after what it cannot register twice."""
+    in_subprocess(
+        """
+import sys, threading, _thread
+import numpy as np
+from normdrop import functional
+
+def interrupt(frame, *_):
+    if frame.f_code.co_name == "register_jitable" and frame.f_back.f_globals["__name__"] == "numba.cpython.unicode":
+        sys.setprofile(None)
+        _thread.interrupt_main()
+
+threading.setprofile(interrupt)
+sys.setprofile(interrupt)
+try:
+    functional.dropout(np.ones(300), 0.5)
+    raise SystemExit("nothing was interrupted")
+except KeyboardInterrupt:
+    sys.setprofile(None)
+    threading.setprofile(None)
+"""
+        + RIGHT
+        + """
+import numba
+assert numba.njit(lambda text: text + "b")("a") == "ab"
+"""
+    )

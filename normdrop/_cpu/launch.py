@@ -26,7 +26,7 @@ from numba.core.registry import cpu_target
 from numba.np.ufunc import parallel as numba_parallel
 
 from normdrop import _process
-from normdrop._cpu import cache, teams
+from normdrop._cpu import cache, compiling, teams
 from normdrop._cpu.half import storage
 from normdrop._cpu.inlining import InlinedCompiler
 
@@ -90,6 +90,7 @@ class Kernel:
     ) -> Callable[..., None]:
         """Return the variant for these dtypes, compiled or taken from the cache."""
         variant = (dtype, parameters, parallel)
+        compiling.prepare()
         with _lock:
             if variant not in self._compiled:
                 with _process.not_within(_lock, "compiling or loading a kernel"):

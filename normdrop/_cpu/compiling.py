@@ -1,0 +1,40 @@
+"""What is done around compilations, so that neither they nor the process disturb each other."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+
+from normdrop import _process
+
+_prepared = False
+_preparing = threading.RLock()
+
+_process.wait_before_fork(_preparing)  # before the compiler's lock, which is asked for under this one
+
+
+def prepare() -> None:
+    """Let Numba import and register what it compiles with, in a thread of its own.
+
+    What is registered cannot be registered twice: an interrupt in between would be the end of Numba in this process. In
+    a new thread no signal handler runs, and the stack is empty. The caller may be interrupted: whoever comes next waits
+    for the compiler's lock.
+    """
+    global _prepared
+    if _prepared or global_compiler_lock.is_locked():  # by this thread: in a finalizer, amidst a compilation
+        return
+    with _process.not_within(_preparing, "compiling or loading a kernel"):
+        thread = threading.Thread(target=_refresh)
+        with suppress(RuntimeError):  # no thread to be had: Numba does it when it compiles
+            thread.start()
+            thread.join()
+        _prepared = True
+
+
+def _refresh() -> None:
+    with suppress(Exception), _process.not_within(global_compiler_lock, "compiling or loading a kernel"):
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
