@@ -203,3 +203,30 @@ import numba
 assert numba.njit(lambda text: text + "b")("a") == "ab"
 """
     )
+
+
+@pytest.mark.parametrize("value", ["1", "nonsense"])
+def test_number_of_threads_changed_in_the_environment_breaks_no_kernel(in_subprocess: Run, value: str) -> None:
+    """Numba reads it anew when it compiles, and cannot change it once the threads were started."""
+    in_subprocess(
+        f"""
+import os
+import numba
+import numpy as np
+from normdrop import functional
+from normdrop._cpu import launch
+
+numba.get_num_threads()  # starts them
+x = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
+os.environ["NUMBA_NUM_THREADS"] = "{value}"
+for part in (x[:9], x):
+    assert np.isin(functional.dropout(part, 0.5)[0], (0, 2)).all()
+try:
+    numba.njit(lambda x: x)(1)
+    raise SystemExit("Numba's own compilation is changed")
+except (RuntimeError, RuntimeWarning):
+    pass
+""",
+        NUMBA_NUM_THREADS="2",
+        NUMBA_CACHE_DIR="cache",
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+from numba import config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -38,3 +40,20 @@ def _refresh() -> None:
     with suppress(Exception), _process.not_within(global_compiler_lock, "compiling or loading a kernel"):
         cpu_target.typing_context.refresh()
         cpu_target.target_context.refresh()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Numba compile by the settings that it has; under the compiler's lock.
+
+    It reads its environment variables anew before every function, and raises if NUMBA_NUM_THREADS has changed after the
+    threads were started.
+    """
+    reload = config.reload_config
+    try:
+        with suppress(Exception):
+            reload()
+        config.reload_config = lambda: None
+        yield
+    finally:
+        config.reload_config = reload

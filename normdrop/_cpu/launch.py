@@ -134,19 +134,18 @@ def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] |
 def _compile(function: Any, name: str, signature: Any, parallel: bool) -> Any:
     if config.DISABLE_JIT:
         return np.errstate(all="ignore")(function)  # compiled kernels do not warn
-    name = f"{name}_{_digest()}"
     twin = python_types.FunctionType(
         function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
     )
-    twin.__qualname__ = name
     twin.__module__ = function.__module__
 
     def dispatcher() -> Any:
         # A copy, because Numba takes out what it has read.
         return njit(parallel=dict(_PRANGE) if parallel else False, no_cfunc_wrapper=True, **_OPTIONS)(twin)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), compiling.undisturbed():
         warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
+        twin.__name__ = twin.__qualname__ = f"{name}_{_digest()}"
         try:
             compiled = dispatcher()
             cache.enable(compiled)
