@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
+import importlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,6 +213,8 @@ def test_number_of_threads_changed_in_the_environment_breaks_no_kernel(in_subpro
     """Numba reads it anew when it compiles, and cannot change it once the threads were started."""
     in_subprocess(
         f"""
+import compileall
+import importlib
 import os
 import numba
 import numpy as np
@@ -230,3 +235,56 @@ except (RuntimeError, RuntimeWarning):
         NUMBA_NUM_THREADS="2",
         NUMBA_CACHE_DIR="cache",
     )
+
+
+def _byte_code_alone(folder: Path) -> Path:
+    """As of an application that is shipped without sources."""
+    package = folder / "site" / "normdrop"
+    shutil.copytree(
+        importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    assert compileall.compile_dir(package, legacy=True, quiet=1)
+    for source in package.rglob("*.py"):
+        source.unlink()
+    return package.parent
+
+
+def _zipped(folder: Path) -> Path:
+    package = Path(importlib.import_module("normdrop").__path__[0])
+    path = folder / "site.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in package.rglob("*.py"):
+            archive.write(file, Path("normdrop") / file.relative_to(package))
+    return path
+
+
+def _zipped_byte_code(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder / "codes"), "zip", _byte_code_alone(folder)))
+
+
+@pytest.mark.parametrize("package", [_byte_code_alone, _zipped, _zipped_byte_code])
+def test_a_package_without_source_files_works(
+    in_subprocess: Run, tmp_path: Path, package: Callable[[Path], Path]
+) -> None:
+    place = package(tmp_path)
+    printed = in_subprocess(
+        RIGHT
+        + """
+import compileall
+import importlib
+import os
+from normdrop import functional
+from normdrop._cpu import launch
+
+rows = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
+assert np.isin(functional.dropout(rows, 0.5)[0], (0, 2)).all()
+print(launch.__file__, launch.cache_folder(), sep=os.linesep)
+""",
+        PYTHONPATH=str(place),
+        XDG_CACHE_HOME=str(tmp_path / "home"),
+        HOME=str(tmp_path / "home"),
+        NUMBA_CACHE_DIR="",
+    )
+    file, folder = printed.splitlines()
+    assert file.startswith(str(place))
+    assert (folder == "None") == (package is not _zipped)

@@ -7,8 +7,11 @@ follows; one that does not fit is as good as none, is compiled anew and is writt
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import pickle
+import pkgutil
 from contextlib import suppress
 from typing import Any
 
@@ -54,3 +57,25 @@ def enable(dispatcher: Any) -> None:
     """Let a kernel that is not compiled yet be taken from the cache, or be put there."""
     dispatcher.enable_caching()
     dispatcher._cache._cache_file.__class__ = _CheckedFile
+
+
+@functools.cache
+def digests_of_sources() -> tuple[str, ...]:
+    """Digests of the sources of all kernels, read as Python reads modules, from a zip file, too.
+
+    Raises
+    ------
+    OSError
+        There are no sources: only byte code, or a frozen application.
+    """
+    names = sorted(module.name for module in pkgutil.iter_modules([os.path.dirname(__file__)]))
+    if not names:
+        raise OSError("the modules of the package cannot be listed")
+    return tuple(map(_digest_of_source, ("_philox", "_formulas", *(f"_cpu/{name}" for name in names))))
+
+
+def _digest_of_source(name: str) -> str:
+    source = pkgutil.get_data("normdrop", f"{name}.py")
+    if source is None:
+        raise OSError(f"the source of {name} cannot be read")
+    return hashlib.sha256(source).hexdigest()

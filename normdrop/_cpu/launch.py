@@ -13,7 +13,6 @@ import sys
 import types as python_types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -145,19 +144,16 @@ def _compile(function: Any, name: str, signature: Any, parallel: bool) -> Any:
 
     with warnings.catch_warnings(), compiling.undisturbed():
         warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
-        twin.__name__ = twin.__qualname__ = f"{name}_{_digest()}"
         try:
+            twin.__name__ = twin.__qualname__ = f"{name}_{_digest()}"
             compiled = dispatcher()
             cache.enable(compiled)
             compiled.compile(signature)
-        except Exception:  # no place for a cache, or a broken, full or read-only one
+        except Exception:  # no place for a cache, or a broken, full or read-only one, or no sources
             compiled = dispatcher()
             compiled.compile(signature)
     compiled.disable_compile()
     return compiled
-
-
-_digest_value: str | None = None
 
 
 def _digest() -> str:
@@ -166,15 +162,9 @@ def _digest() -> str:
     Numba keeps index and code in two files: of two kinds of processors that share a folder and write at once, one would
     find the other's code under its own entry.
     """
-    global _digest_value
-    if _digest_value is None:
-        package = Path(__file__).resolve().parent
-        processor = cpu_target.target_context.codegen().magic_tuple()  # as Numba's index names it
-        parts = [numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT), repr(processor)]
-        for source in sorted([*package.glob("*.py"), package.parent / "_philox.py", package.parent / "_formulas.py"]):
-            parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
-        _digest_value = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return _digest_value
+    processor = cpu_target.target_context.codegen().magic_tuple()  # as Numba's index names it
+    settings = numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT), repr(processor)
+    return hashlib.sha256("\n".join([*settings, *cache.digests_of_sources()]).encode()).hexdigest()[:16]
 
 
 _layer_safety: tuple[bool, str] | None = None
@@ -229,6 +219,7 @@ def cache_folder() -> str | None:
     """Return the folder of compiled kernels, or None if there is no place for one."""
     dispatcher = njit(threads)
     try:
+        _digest()
         dispatcher.enable_caching()
     except Exception:  # the same as when a kernel is compiled
         return None
