@@ -288,3 +288,40 @@ print(launch.__file__, launch.cache_folder(), sep=os.linesep)
     file, folder = printed.splitlines()
     assert file.startswith(str(place))
     assert (folder == "None") == (package is not _zipped)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses users of POSIX")
+@pytest.mark.parametrize(
+    ("named", "without"),
+    [({}, 'os.environ.pop("HOME", None); os.environ.pop("XDG_CACHE_HOME", None)'), ({"XDG_CACHE_HOME": ""}, "")],
+)
+def test_the_cache_is_never_in_whatever_the_working_directory_is(
+    in_subprocess: Run, tmp_path: Path, named: dict[str, str], without: str
+) -> None:
+    package = tmp_path / "site" / "normdrop"
+    shutil.copytree(
+        importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (package / "_cpu" / "__pycache__").touch()  # a file: nothing can be made in it, not even by root
+    printed = in_subprocess(
+        f"""
+import os, pwd
+
+def nobody(_):
+    raise KeyError("a user without an entry")
+
+pwd.getpwuid = nobody
+{without}
+"""
+        + RIGHT
+        + """
+from normdrop._cpu import launch
+print(launch.cache_folder(), launch.__file__)
+""",
+        PYTHONPATH=str(tmp_path / "site"),
+        PYTHONDONTWRITEBYTECODE="1",
+        NUMBA_CACHE_DIR="",
+        **named,
+    )
+    assert printed.split() == ["None", str(package / "_cpu" / "launch.py")]
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]

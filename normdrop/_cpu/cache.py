@@ -15,7 +15,8 @@ import pkgutil
 from contextlib import suppress
 from typing import Any
 
-from numba.core.caching import IndexDataCacheFile
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.misc.appdirs import AppDirs
 
 _N_BYTES = 32  # of a digest
 
@@ -53,9 +54,27 @@ class _CheckedFile(IndexDataCacheFile):
             file.write(_digest(name, pickled) + pickled)
 
 
+class _Places(CompileResultCacheImpl):
+    """Where Numba looks for a folder; not in the user's, if that is named from the working directory.
+
+    Without a home it would be `./~/.cache/numba`, or `./numba`, where anybody's files may lie; and files here are run.
+    """
+
+    @property
+    def _locator_classes(self) -> list[type]:
+        found: list[type] = CompileResultCacheImpl._locator_classes
+        if os.path.isabs(AppDirs(appname="numba", appauthor=False).user_cache_dir):
+            return found
+        return [locator for locator in found if locator.__name__ not in ("UserWideCacheLocator", "ZipCacheLocator")]
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Places
+
+
 def enable(dispatcher: Any) -> None:
     """Let a kernel that is not compiled yet be taken from the cache, or be put there."""
-    dispatcher.enable_caching()
+    dispatcher._cache = _Cache(dispatcher.py_func)
     dispatcher._cache._cache_file.__class__ = _CheckedFile
 
 

@@ -220,7 +220,7 @@ def cache_folder() -> str | None:
     dispatcher = njit(threads)
     try:
         _digest()
-        dispatcher.enable_caching()
+        cache.enable(dispatcher)
     except Exception:  # the same as when a kernel is compiled
         return None
     return str(dispatcher.stats.cache_path)
