@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-_forked = False
+_pid = os.getpid()
 _loading = threading.RLock()
 _busy: set[Any] = set()
 updating = threading.RLock()  # held while a layer's state changes, so that no batch of another thread is lost
@@ -105,8 +105,8 @@ def _let_go() -> None:
 
 
 def _after_fork() -> None:
-    global _forked
-    _forked = True
+    global _pid
+    _pid = 0  # a child of a child may have the number of this process
 
 
 if hasattr(os, "register_at_fork"):
@@ -114,8 +114,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def forked() -> bool:
-    """Whether this is a forked child, where a parent's native threads are missing but their library does not know."""
-    return _forked
+    """Whether this is a forked child, where a parent's native threads are missing but their library does not know.
+
+    Code in C forks without running Python's hooks.
+    """
+    return os.getpid() != _pid
 
 
 def native_threads() -> int | None:

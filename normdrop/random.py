@@ -57,6 +57,7 @@ class _DefaultSource:
         self._lock = _new_lock()
         self._root: SeedSequence | None = None
         self._seeded = False
+        self._pid = 0
 
     def reset(self, n: int | None) -> None:
         if n is not None:
@@ -67,8 +68,9 @@ class _DefaultSource:
 
     def next(self) -> SeedSequence:
         with self._lock:
-            if self._root is None:
-                self._root = np.random.SeedSequence()
+            pid = os.getpid()  # of code in C that forks, no hook tells
+            if self._root is None or (pid != self._pid and not self._seeded):
+                self._root, self._pid = np.random.SeedSequence(), pid
             return self._root.spawn(1)[0]
 
     def after_fork(self) -> None:

@@ -325,3 +325,33 @@ print(launch.cache_folder(), launch.__file__)
     )
     assert printed.split() == ["None", str(package / "_cpu" / "launch.py")]
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_by_code_in_c_is_noticed(in_subprocess: Run) -> None:
+    """It runs none of Python's hooks; the child must not use threads that it lacks, nor repeat its parent's keys."""
+    in_subprocess(
+        """
+import ctypes, os, signal
+import numpy as np
+from normdrop import MaskStream, functional
+from normdrop._cpu import launch
+
+x = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
+expected = functional.dropout(x, 0.5, rng=1)[0]
+MaskStream()
+reading, writing = os.pipe()
+child = ctypes.CDLL(None).fork()
+if child == 0:
+    signal.alarm(200)
+    status = 1
+    try:
+        if np.array_equal(functional.dropout(x, 0.5, rng=1)[0], expected) and "fork" in launch.explain_parallel()[1]:
+            os.write(writing, repr(MaskStream().key).encode())
+            status = 0
+    finally:
+        os._exit(status)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert os.read(reading, 1000).decode() != repr(MaskStream().key)
+""",
+    )

@@ -26,7 +26,7 @@ def test_a_stream_lock_that_was_held_at_a_fork_is_free_in_the_child(monkeypatch)
     random._after_fork()
     assert random._stream_lock.acquire(timeout=0)
     random._stream_lock.release()
-    monkeypatch.setattr(_process, "_forked", False)
+    monkeypatch.setattr(_process, "_pid", _process._pid)
     _process._after_fork()
     assert _process.forked()
     assert not launch.parallel_is_safe()
@@ -98,13 +98,13 @@ def test_a_threading_layer_that_does_not_start_means_no_threads(monkeypatch) -> 
 
 
 def test_there_is_a_cache_folder_unless_numba_finds_none(monkeypatch) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu import cache, launch
 
-    class Dispatcher:
-        def enable_caching(self) -> None:
-            raise RuntimeError("cannot cache function: no locator available")
+    def enable(dispatcher) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(launch, "njit", lambda function: Dispatcher())
+    assert launch.config.DISABLE_JIT or launch.cache_folder()
+    monkeypatch.setattr(cache, "enable", enable)
     assert launch.cache_folder() is None
 
 
@@ -191,15 +191,15 @@ def test_vectors_do_not_mix_with_scalars() -> None:
 @pytest.fixture
 def uncached(monkeypatch) -> list[str]:
     """Let every attempt at a cache fail, and list the kernels that were compiled all the same."""
-    from numba.core.dispatcher import Dispatcher
+    from normdrop._cpu import cache
 
     tried: list[str] = []
 
-    def enable_caching(self: Dispatcher) -> None:
-        tried.append(self.py_func.__name__)
+    def enable(dispatcher) -> None:
+        tried.append(dispatcher.py_func.__name__)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Dispatcher, "enable_caching", enable_caching)
+    monkeypatch.setattr(cache, "enable", enable)
     return tried
 
 
