@@ -355,3 +355,34 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert os.read(reading, 1000).decode() != repr(MaskStream().key)
 """,
     )
+
+
+def test_numba_logs_no_steps_of_our_compilations_unless_its_own_logger_is_told_to(
+    in_subprocess: Run, tmp_path: Path
+) -> None:
+    """A program that logs everything has not asked for thousands of records about kernels."""
+    in_subprocess(
+        """
+import logging
+import numpy as np
+from normdrop import functional
+
+class Count(logging.Handler):
+    n = 0
+
+    def emit(self, record):
+        self.n += record.name.startswith("numba.core.ssa")
+
+root, numbas, count = logging.getLogger(), logging.getLogger("numba"), Count()
+root.addHandler(count)
+root.setLevel(logging.DEBUG)
+functional.dropout(np.ones(9, np.float32), 0.5)
+assert count.n == 0
+assert numbas.level == logging.NOTSET
+numbas.setLevel(logging.DEBUG)
+functional.dropout(np.ones(9), 0.5)
+assert count.n > 0
+assert numbas.level == logging.DEBUG
+""",
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import sys
 import threading
@@ -115,14 +116,31 @@ def test_modules_of_a_package_whose_import_failed_are_imported_again(
 ) -> None:
     package = tmp_path / "broken_off"
     package.mkdir()
-    (package / "__init__.py").write_text("from broken_off import part\nimport broken_off.late\n", encoding="utf-8")
+    (package / "__init__.py").write_text(
+        "import kept_whole\nfrom broken_off import part\nimport broken_off.late\n", encoding="utf-8"
+    )
+    (tmp_path / "kept_whole.py").write_text("", encoding="utf-8")
     (package / "part.py").write_text("", encoding="utf-8")
     (package / "late.py").write_text(f"raise {error}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises((KeyboardInterrupt, RecursionError)):
         _process.load("broken_off")
     assert [name for name in sys.modules if name.startswith("broken_off")] == []
+    assert sys.modules.pop("kept_whole")
     (package / "late.py").write_text("import broken_off\nbroken_off.part\n", encoding="utf-8")
     assert _process.load("broken_off").part is sys.modules["broken_off.part"]
     for name in [name for name in sys.modules if name.startswith("broken_off")]:
         del sys.modules[name]
+
+
+def test_numbas_logger_has_its_level_again_after_a_compilation() -> None:
+    root, numbas = logging.getLogger(), logging.getLogger("numba")
+    before = root.level
+    root.setLevel(logging.DEBUG)
+    try:
+        with compiling.undisturbed():
+            assert not numbas.isEnabledFor(logging.DEBUG)
+        assert numbas.level == logging.NOTSET
+        assert numbas.isEnabledFor(logging.DEBUG)
+    finally:
+        root.setLevel(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from normdrop import _process
 
 _prepared = False
 _preparing = threading.RLock()
+_logger = logging.getLogger("numba")
 
 _process.wait_before_fork(_preparing)  # before the compiler's lock, which is asked for under this one
 
@@ -44,16 +46,21 @@ def _refresh() -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let Numba compile by the settings that it has; under the compiler's lock.
+    """Let Numba compile by the settings that it has, and log no steps; under the compiler's lock.
 
     It reads its environment variables anew before every function, and raises if NUMBA_NUM_THREADS has changed after the
-    threads were started.
+    threads were started. At the level DEBUG it writes some 10 000 records about each function; whoever wants them gives
+    its logger that level, not only the root.
     """
-    reload = config.reload_config
+    reload, is_loud = config.reload_config, _logger.level == logging.NOTSET and _logger.isEnabledFor(logging.DEBUG)
     try:
         with suppress(Exception):
             reload()
         config.reload_config = lambda: None
+        if is_loud:
+            _logger.setLevel(logging.INFO)
         yield
     finally:
         config.reload_config = reload
+        if is_loud:
+            _logger.setLevel(logging.NOTSET)
