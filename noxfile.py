@@ -13,7 +13,7 @@ TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
 OWN = ["bench_command", "bench_peers", "bench_protocol", "bench_report", "benchmarks", "demo", "imports"]
 OWN += ["environments", "kernel_cache", "kernel_cache_mended", "launch", "processes", "process_matrix"]
-OWN += ["promises", "vectorized", "warmup"]
+OWN += ["promises", "typing", "vectorized", "warmup"]
 OWN += ["guard_pages", "half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
 FAST = "not slow and not cold and not ptx"
 KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
