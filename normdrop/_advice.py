@@ -17,6 +17,7 @@ DType: TypeAlias = np.dtype[Any]
 Advice: TypeAlias = tuple[str, str]  # an expression, or "" where there is none, and a remark
 
 _NO_NUMBERS = (str, bytes, bytearray, dict, np.flexible, np.datetime64, np.timedelta64)
+_TEXT_AS_MASK = "Pass an array of dtype bool; of text, everything that is not empty would be True."
 _FLOAT32 = np.dtype(np.float32)
 _TENSOR_METHODS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16", "bool": "bool"}
 _REAL_PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
@@ -61,6 +62,8 @@ def cast(dtype: DType, name: str, wanted: DType | None = None) -> str:
         converted = _in_dtype(f"{name}.astype(DTYPE)", wanted)
         return f"Use {converted}; where pandas made it, to_numpy(dtype={target}, na_value=np.nan)."
     if dtype.kind in "SUT":
+        if _is_bool(wanted):
+            return _TEXT_AS_MASK
         return f"Use {_in_dtype(f'{name}.astype(DTYPE)', wanted)}."
     return f"Use {name}.astype({'np.float64' if wanted is None and dtype.char == 'g' else target})."
 
@@ -130,13 +133,20 @@ def _frame(value: Any, name: str, wanted: DType | None) -> Advice:
         steps += '.select_dtypes(["number", "bool"])'
     elif any(dtype == np.dtype(object) for dtype in dtypes) and _has(value, "convert_dtypes"):
         steps += ".convert_dtypes()"
-    missing = False if wanted is not None and wanted.kind == "b" else "np.nan"
+    elif not is_frame and _is_bool(wanted) and not _is_number(value.dtype):
+        return "", _TEXT_AS_MASK
+    missing = False if _is_bool(wanted) else "np.nan"
     return _in_dtype(f"{steps}.to_numpy(dtype=DTYPE, na_value={missing})", wanted), ""
 
 
 def _is_number(dtype: Any) -> bool:
     """Whether a column may be one of numbers; one of pandas' own dtypes for text has the kind of objects, too."""
     return dtype.kind in "biuf" or dtype == np.dtype(object)
+
+
+def _polars(value: Any, name: str, wanted: DType | None) -> Advice:
+    """A data frame or series of polars, which makes NaN of what is missing; as a mask, that would be True."""
+    return _array(value, f"{name}.cast(bool).fill_null(False)" if _is_bool(wanted) else name, wanted)
 
 
 def _dask(value: Any, name: str, wanted: DType | None) -> Advice:
@@ -173,6 +183,8 @@ def _rows(value: Any, name: str, wanted: DType | None) -> Advice:
         values = np.asarray(value)
         if values.dtype.kind == "c":
             return f"np.asarray({name}).real.astype({_written(wanted)})", ""
+        if values.dtype.kind in "SU" and _is_bool(wanted):
+            return "", _TEXT_AS_MASK
         with np.errstate(all="ignore"):
             values.astype(_FLOAT32)
     except Exception as error:
@@ -190,6 +202,7 @@ def _array(value: Any, name: str, wanted: DType | None) -> Advice:
 _KINDS: tuple[tuple[str, str, Callable[[Any, str, DType | None], Advice]], ...] = (
     ("torch", "detach", _tensor),
     ("pandas", "to_numpy", _frame),
+    ("polars", "to_numpy", _polars),
     ("dask", "compute", _dask),
     ("xarray", "dims", _labeled),
     ("jax", "__array__", _traced),
@@ -228,6 +241,10 @@ def _dtype(value: Any) -> DType | None:
         return None if value.dtype is None else np.dtype(value.dtype)
     except Exception:
         return None
+
+
+def _is_bool(wanted: DType | None) -> bool:
+    return wanted is not None and wanted.kind == "b"
 
 
 def _fits(dtype: DType | None, wanted: DType | None) -> bool:

@@ -61,6 +61,7 @@ MAKERS = {
     "list of rows": lambda: list(WHOLE),
     "tuple": lambda: tuple(map(tuple, WHOLE.tolist())),
     "list with None": missing,
+    "list of str": WHOLE.astype(str).tolist,
     "generator": lambda: (row for row in WHOLE),
     "range": lambda: range(36),
     "array.array": lambda: array.array("d", WHOLE.ravel()),
@@ -113,6 +114,7 @@ MAKERS = {
     "pandas nullable series": of("pandas", lambda pandas: pandas.Series([1, 2, None], dtype="Int64")),
     "pandas boolean series": of("pandas", lambda pandas: pandas.Series([True, False, None], dtype="boolean")),
     "pandas sparse series": of("pandas", lambda pandas: pandas.Series([0.0, 2, 0], dtype="Sparse[float]")),
+    "pandas text series": of("pandas", lambda pandas: pandas.Series(["1", "0", "2"])),
     "pandas index": of("pandas", lambda pandas: pandas.Index([1, 2, 3])),
     "pandas array": of("pandas", lambda pandas: pandas.array([1, 2, None], dtype="Int64")),
     "scipy csr matrix": of("scipy.sparse", lambda sparse: sparse.csr_matrix(WHOLE)),
@@ -130,17 +132,7 @@ MAKERS = {
     "polars": of("polars", lambda polars: polars.DataFrame(WHOLE.astype(int))),
     "polars series with null": of("polars", lambda polars: polars.Series([1, None, 2])),
 }
-NO_MASKS = (
-    "pandas with text",
-    "pandas with dates",
-    "records",
-    "bytes of bfloat16",
-    "foreign bytes",
-    "str",
-    "dask delayed",
-    "polars series with null",
-    "bool",
-)
+TEXTS = ["str", "list of str", "pandas text series"]
 
 
 def advised(call, value, name):
@@ -198,12 +190,22 @@ def test_what_the_error_advises_makes_a_dy_of_the_dtype_of_x(kind, dtype):
     assert dy.dtype == dtype, message
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in NO_MASKS])
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ["bool", *TEXTS]])
 def test_what_the_error_advises_makes_a_mask_that_is_taken(kind):
+    """True where a number is not 0, False where none is given."""
     expression, message = advised(lambda mask: functional.dropout(VALUES, 0.5, mask=mask), MAKERS[kind](), "mask")
     mask = applied(expression, MAKERS[kind](), "mask")
     assert mask.dtype == bool, message
     functional.dropout(np.zeros(mask.shape, np.float32), 0.5, mask=mask)
+    x = applied(advised(normdrop.Dropout(0.0), MAKERS[kind](), "x")[0], MAKERS[kind](), "x")
+    assert np.array_equal(mask, (x != 0) & ~np.isnan(x)), message
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_no_mask_is_made_of_text(kind):
+    """NumPy makes True of "0" and of "False"."""
+    with pytest.raises(TypeError, match=r"Pass an array of dtype bool; of text, everything .* would be True\.$"):
+        functional.dropout(VALUES, 0.5, mask=MAKERS[kind]())
 
 
 @pytest.mark.parametrize(
