@@ -124,19 +124,30 @@ def _of_tensor(tensor: str, dtype: str) -> str:
 
 def _frame(value: Any, name: str, wanted: DType | None) -> Advice:
     """A data frame, series, index or array of pandas, of which np.asarray makes objects if it is nullable or mixed."""
-    is_frame = _has(value, "select_dtypes")
-    dtypes = list(value.dtypes) if is_frame else [value.dtype]
+    dtypes = _column_dtypes(value)
     if all(isinstance(dtype, np.dtype) and dtype == dtypes[0] for dtype in dtypes) and _fits(dtypes[0], wanted):
         return f"{name}.to_numpy()", ""
     steps = name
-    if is_frame and any(not _is_number(dtype) for dtype in dtypes):
-        steps += '.select_dtypes(["number", "bool"])'
-    elif any(dtype == np.dtype(object) for dtype in dtypes) and _has(value, "convert_dtypes"):
+    if any(dtype == np.dtype(object) for dtype in dtypes) and _has(value, "convert_dtypes"):
         steps += ".convert_dtypes()"
-    elif not is_frame and _is_bool(wanted) and not _is_number(value.dtype):
-        return "", _TEXT_AS_MASK
-    missing = False if _is_bool(wanted) else "np.nan"
-    return _in_dtype(f"{steps}.to_numpy(dtype=DTYPE, na_value={missing})", wanted), ""
+        dtypes = _column_dtypes(value.convert_dtypes())
+    if any(not _is_number(dtype) for dtype in dtypes):
+        if _has(value, "select_dtypes"):
+            steps += '.select_dtypes(["number", "bool"])'
+        elif _is_bool(wanted):
+            return "", _TEXT_AS_MASK
+    if not _is_bool(wanted):
+        return _in_dtype(f"{steps}.to_numpy(dtype=DTYPE, na_value=np.nan)", wanted), ""
+    if all(dtype.kind == "b" for dtype in dtypes):
+        return f"{steps}.to_numpy(dtype=bool, na_value=False)", ""
+    return (
+        f"np.nan_to_num({steps}.to_numpy(dtype=float, na_value=np.nan)).astype(bool)",
+        "",
+    )  # ints of Arrow take no False
+
+
+def _column_dtypes(value: Any) -> list[Any]:
+    return list(value.dtypes) if _has(value, "select_dtypes") else [value.dtype]
 
 
 def _is_number(dtype: Any) -> bool:

@@ -36,6 +36,11 @@ def missing(values=WHOLE):
     return rows
 
 
+def text(pandas, frame):
+    """Text as pandas before version 3 has it."""
+    return frame.assign(name=pandas.Series(["a"] * 6, dtype=object))
+
+
 def dates(pandas, frame):
     return frame.assign(day=pandas.Timestamp(0), category=pandas.Categorical(["a"] * 6))
 
@@ -110,11 +115,17 @@ MAKERS = {
     "pandas objects": of("pandas", lambda pandas: pandas.DataFrame(missing(), dtype=object)),
     "pandas objects, NA": of("pandas", lambda pandas: pandas.DataFrame(missing()).astype("Int64").astype(object)),
     "pandas with text": of("pandas", lambda pandas: pandas.DataFrame(WHOLE).assign(name="a", kind="b")),
+    "pandas with text as objects": of("pandas", lambda pandas: text(pandas, pandas.DataFrame(missing(), dtype=object))),
     "pandas with dates": of("pandas", lambda pandas: dates(pandas, pandas.DataFrame(WHOLE))),
     "pandas nullable series": of("pandas", lambda pandas: pandas.Series([1, 2, None], dtype="Int64")),
     "pandas boolean series": of("pandas", lambda pandas: pandas.Series([True, False, None], dtype="boolean")),
     "pandas sparse series": of("pandas", lambda pandas: pandas.Series([0.0, 2, 0], dtype="Sparse[float]")),
     "pandas text series": of("pandas", lambda pandas: pandas.Series(["1", "0", "2"])),
+    "pandas text series of objects": of("pandas", lambda pandas: pandas.Series(["1", "0"], dtype=object)),
+    "pandas Arrow": of("pyarrow", lambda _: MAKERS["pandas nullable"]().astype("int64[pyarrow]")),
+    "pandas Arrow, mixed": of("pyarrow", lambda _: MAKERS["pandas nullable"]().astype({1: "double[pyarrow]"})),
+    "pandas Arrow, bool": of("pyarrow", lambda _: MAKERS["pandas boolean series"]().astype("bool[pyarrow]")),
+    "pandas Decimals": of("pandas", lambda pandas: pandas.DataFrame(MAKERS["list of Decimal"]())),
     "pandas index": of("pandas", lambda pandas: pandas.Index([1, 2, 3])),
     "pandas array": of("pandas", lambda pandas: pandas.array([1, 2, None], dtype="Int64")),
     "scipy csr matrix": of("scipy.sparse", lambda sparse: sparse.csr_matrix(WHOLE)),
@@ -132,7 +143,7 @@ MAKERS = {
     "polars": of("polars", lambda polars: polars.DataFrame(WHOLE.astype(int))),
     "polars series with null": of("polars", lambda polars: polars.Series([1, None, 2])),
 }
-TEXTS = ["str", "list of str", "pandas text series"]
+TEXTS = ["str", "list of str", "pandas text series", "pandas text series of objects"]
 
 
 def advised(call, value, name):
