@@ -140,10 +140,8 @@ def _frame(value: Any, name: str, wanted: DType | None) -> Advice:
         return _in_dtype(f"{steps}.to_numpy(dtype=DTYPE, na_value=np.nan)", wanted), ""
     if all(dtype.kind == "b" for dtype in dtypes):
         return f"{steps}.to_numpy(dtype=bool, na_value=False)", ""
-    return (
-        f"np.nan_to_num({steps}.to_numpy(dtype=float, na_value=np.nan)).astype(bool)",
-        "",
-    )  # ints of Arrow take no False
+    numbers_only = f"{steps}.to_numpy(dtype=float, na_value=np.nan)"  # columns of Arrow's ints take no False
+    return f"np.nan_to_num({numbers_only}).astype(bool)", ""
 
 
 def _column_dtypes(value: Any) -> list[Any]:
