@@ -328,6 +328,33 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
         layer.title = "c"
 
 
+def test_a_subclass_may_give_its_attributes_none_or_an_object_that_can_be_called() -> None:
+    class Named(normdrop.Dropout):
+        name = None
+        activation = np.tanh
+        owner: Any = None
+
+        def __init__(self) -> None:
+            super().__init__(0.5)
+            self.name, self.activation, self.owner = "a", None, self
+
+    layer = copy.deepcopy(Named())
+    assert (layer.name, layer.activation) == ("a", None)
+    assert layer.owner is layer
+    with pytest.raises(AttributeError, match="did you mean 'training'"):
+        layer.train = True
+
+
+@pytest.mark.parametrize("kind", [normdrop.BatchNorm, normdrop.Dropout])
+def test_a_layer_that_was_not_made_yet_lacks_its_attributes_as_any_object_does(kind: Any) -> None:
+    layer = kind.__new__(kind)
+    assert not hasattr(layer, "training")
+    assert getattr(layer, "p", None) is None
+    assert getattr(layer, "gamma", 1) == 1
+    with pytest.raises(AttributeError, match="has no training before"):
+        _ = layer.training
+
+
 # Scale without shift, and the other way round.
 
 

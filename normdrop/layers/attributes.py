@@ -14,6 +14,8 @@ from normdrop import _checks, _device
 
 T = TypeVar("T")
 
+_MISSING = object()
+
 
 class Option(Generic[T]):
     """A value that may be set at any time; `check` returns what is kept, or raises."""
@@ -32,7 +34,13 @@ class Option(Generic[T]):
     def __get__(self, layer: object, owner: type) -> T: ...
 
     def __get__(self, layer: object | None, owner: type) -> Option[T] | T:
-        return self if layer is None else vars(layer)[self._name]
+        if layer is None:
+            return self
+        try:
+            return vars(layer)[self._name]  # type: ignore[no-any-return]
+        except KeyError:
+            kind = type(layer).__name__
+            raise AttributeError(f"{kind} has no {self._name} before super().__init__() has run") from None
 
     def __set__(self, layer: object, value: T) -> None:
         vars(layer)[self._name] = self._check(value)
@@ -94,14 +102,14 @@ def parameter(values: Any, name: str, n_channels: int) -> None:
 
 def refuse_unknown(layer: object, name: str, value: object) -> None:
     """Refuse an attribute that the layer's class does not know, as a misspelt one would be set without effect."""
-    found = inspect.getattr_static(type(layer), name, None)
-    if found is None or (callable(found) and not callable(value)):
+    found = inspect.getattr_static(type(layer), name, _MISSING)  # None is a value that a class may give
+    if found is _MISSING or (inspect.isroutine(found) and not callable(value)):
         known = {n.lower(): n for n in dir(type(layer)) if not n.startswith("_") and n != name}
         close = get_close_matches(name.lower(), known, 1)
         meant = f"; did you mean {known[close[0]]!r}?" if close else "."
         raise AttributeError(
             f"{type(layer).__name__} has no attribute {name!r} that can be set{meant} A subclass names its own in its "
-            "class body, or begins them with an underscore."
+            f"class body, as in {name} = None, or begins them with an underscore."
         )
 
 
