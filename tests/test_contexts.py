@@ -126,6 +126,13 @@ def test_a_layer_refuses_a_context_of_another_layer(things: SimpleNamespace, ref
     refused(things, lambda s: s.drop.backward(s.dy, context=1), TypeError, "context", "int 1")
 
 
+@pytest.mark.parametrize(("name", "field"), [("context", "statistics"), ("inference", "scale")])
+def test_a_layer_refuses_a_context_without_channels(things: SimpleNamespace, refused: Any, name: str, field: str) -> None:
+    forged = getattr(things, name)._replace(**{field: np.array(1.0)})
+    things.layer = normdrop.BatchNorm(4, channel_axis=0)
+    refused(things, lambda s: s.layer.backward(s.dy, context=forged), ValueError, "context", "1 channels")
+
+
 @pytest.mark.parametrize("n_fields", [5, 6])
 def test_a_context_pickled_by_another_version_is_whole_or_refused(n_fields: int) -> None:
     x, gamma = _x(), np.ones(3, np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device
+from normdrop.functional import per_channel
 from normdrop.functional.batch_norm import BatchNormContext
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -83,9 +84,16 @@ def update_running(
     num_values = _checks.integer(num_values, "num_values", 0)
     unbiased = _checks.flag(unbiased, "unbiased")
     _checks.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
-    statistics = _checks.array(context.statistics, "context.statistics")
+    statistics = _checks.array(context.statistics, "context.statistics", _FLOAT64)
+    x = _checks.array(context.x, "context.x")
+    n_channels = x.shape[per_channel.axis(x, context.channel_axis)]
+    if statistics.shape != (3, n_channels):
+        raise ValueError(
+            f"context.statistics must have shape {(3, n_channels)} for x of shape {x.shape} with channel_axis = "
+            f"{context.channel_axis}; got {statistics.shape}. Pass the context as batch_norm() returned it."
+        )
     for name, values in (("running_mean", running_mean), ("running_var", running_var)):
-        check(values, name, statistics.shape[-1])
+        check(values, name, n_channels)
         _checks.same_place(values, name, statistics, "context.statistics")
     n = context.n
     if n == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
@@ -351,7 +352,7 @@ class BatchNorm(Layer):
         return dx
 
     def _check_context(self, name: str, values: Array) -> None:
-        n_channels = _checks.array(values, f"context.{name}").shape[-1]
+        n_channels = math.prod(_checks.array(values, f"context.{name}").shape[-1:])  # also of a forged one without axes
         if n_channels != self.num_features:
             raise ValueError(
                 f"context is of a pass over {n_channels} channels, and this layer has {self.num_features}; pass the "
