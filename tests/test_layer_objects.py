@@ -107,6 +107,34 @@ def test_a_pickle_holds_no_batch() -> None:
         assert len(pickle.dumps(each)) < 4096
 
 
+class _Trains:
+    """Trains a layer while it is copied, as another thread may."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.layer(_x(5, 3, seed=self.layer.num_batches))
+        return str, ()
+
+
+class _Watched(normdrop.BatchNorm):
+    def __init__(self) -> None:
+        self._first = _Trains(self)
+        super().__init__(3, momentum=None)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_has_a_whole_number_of_batches_if_the_layer_is_trained_meanwhile(duplicate: Any) -> None:
+    layer = _Watched()
+    layer(_x())
+    before = layer.state_dict()
+    twin = duplicate(layer)
+    assert layer.num_batches == 2
+    for name, values in twin.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
 # Pickles of other versions.
 
 

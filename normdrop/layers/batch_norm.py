@@ -434,6 +434,14 @@ class BatchNorm(Layer):
         with _process.updating:
             _saved.assign(arrays, values, self, counts)
 
+    def __getstate__(self) -> dict[str, Any]:
+        with _process.updating:  # a whole number of batches, whoever trains meanwhile
+            state = super().__getstate__()
+            for name in ("running_mean", "running_var"):
+                if isinstance(state[name], np.ndarray):
+                    state[name] = state[name].copy()
+        return state
+
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)
         own = vars(self)
