@@ -127,7 +127,9 @@ def test_a_layer_refuses_a_context_of_another_layer(things: SimpleNamespace, ref
 
 
 @pytest.mark.parametrize(("name", "field"), [("context", "statistics"), ("inference", "scale")])
-def test_a_layer_refuses_a_context_without_channels(things: SimpleNamespace, refused: Any, name: str, field: str) -> None:
+def test_a_layer_refuses_a_context_without_channels(
+    things: SimpleNamespace, refused: Any, name: str, field: str
+) -> None:
     forged = getattr(things, name)._replace(**{field: np.array(1.0)})
     things.layer = normdrop.BatchNorm(4, channel_axis=0)
     refused(things, lambda s: s.layer.backward(s.dy, context=forged), ValueError, "context", "1 channels")

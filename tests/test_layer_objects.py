@@ -179,6 +179,33 @@ def test_a_layer_pickled_by_an_unknown_version_is_refused_with_both_versions(ver
             type(layer).__new__(type(layer)).__setstate__(state)
 
 
+class _Gain(normdrop.Dropout):
+    """A subclass as people write them: a property before a private name, and the whole dictionary as its state."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5, rng=1)
+        self._gain = 2.0
+
+    @property
+    def gain(self) -> float:
+        return self._gain
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_subclass_may_give_its_dictionary_as_its_state_and_have_properties_before_private_names(
+    duplicate: Any,
+) -> None:
+    layer = _Gain()
+    layer(_x())
+    twin = duplicate(layer)
+    assert (twin.gain, twin.p, twin.stream) == (2.0, 0.5, layer.stream)
+    with pytest.raises(RuntimeError, match="forward pass"):
+        twin.backward(_x())
+
+
 # Threads.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ class _Passes(threading.local):
 
     waiting: tuple[Any, int] = (None, 0)
     """Context of the last one, and how many of those whose backward is asked for there are."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for a subclass whose __getstate__ gives all of its dictionary
+        return _Passes, ()
 
 
 class Layer:
@@ -281,5 +285,5 @@ class Layer:
     def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the state of a pickle that had no version, as it is now; those had a private name for each option."""
         values.pop("_context", None)
-        known = {name: name[1:] if hasattr(cls, name[1:]) else name for name in values if name.startswith("_")}
+        known = {f"_{name}": name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), Option)}
         return {known.get(name, name): value for name, value in values.items()}
