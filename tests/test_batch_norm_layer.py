@@ -120,6 +120,7 @@ def test_variance_is_unbiased_by_default_and_output_never() -> None:
 def test_inference_uses_the_running_statistics_and_moves_nothing() -> None:
     layer = normdrop.BatchNorm(3, gamma_init="uniform", dtype=np.float64, rng=1)
     layer(_x())
+    layer.forget()
     before = layer.state_dict()
     x = _x(seed=1)
     y = layer.eval()(x)

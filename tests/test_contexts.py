@@ -208,6 +208,26 @@ def test_a_prediction_between_forward_and_backward_does_not_displace_the_pending
     np.testing.assert_array_equal(layer.train().backward(dy), twin.backward(dy))
 
 
+@pytest.mark.parametrize("name", list(MAKE))
+def test_backward_in_inference_does_not_take_a_training_pass_for_the_prediction_after_it(
+    name: str, refused: Any
+) -> None:
+    """As after a calibration of running statistics, whose passes have no backward."""
+    x, dy = _x(dtype=np.float64), _x(seed=3, dtype=np.float64)
+    layer = MAKE[name]()
+    layer(x)
+    layer.eval()(x)
+    words = "one in inference came after it", "layer.train()", "return_context=True", "layer.forget()"
+    refused(layer, lambda layer: layer.backward(dy), RuntimeError, *words)
+    layer.forget()
+    layer(x)
+    wanted = layer.forward(x, return_context=True)[1]
+    np.testing.assert_array_equal(layer.backward(dy), layer.backward(dy, context=wanted))
+    layer.train()(x)
+    layer.eval()
+    assert layer.backward(dy).shape == x.shape  # no other pass came after it
+
+
 def test_a_prediction_whose_backward_is_asked_for_waits_beside_the_training_pass() -> None:
     x, dy = _x(dtype=np.float64), _x(seed=3, dtype=np.float64)
     layer = MAKE["BatchNorm"]()

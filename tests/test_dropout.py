@@ -161,9 +161,10 @@ def test_backward_belongs_to_the_mode_and_p_of_its_forward_pass(backend):
 def test_inference_draws_nothing_and_moves_nothing(backend):
     layer, x = normdrop.Dropout(0.5, rng=0), np.ones(200, np.float32)
     first = layer(x)
+    layer.forget()
     layer.eval()
     for _ in range(3):
-        layer.backward(layer(x))
+        np.testing.assert_array_equal(layer.backward(layer(x)), x)
     assert layer.stream == MaskStream.from_key(MaskStream(0).key, 1)
     layer.stream.call = 0
     assert np.array_equal(layer.train()(x), first)

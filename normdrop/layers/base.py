@@ -25,6 +25,8 @@ class _Passes(threading.local):
 
     waiting: tuple[Any, int] = (None, 0)
     """Context of the last one, and how many of those whose backward is asked for there are."""
+    passed_over = False
+    """Whether a pass in inference, whose backward nobody asked for, came after it."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # for a subclass whose __getstate__ gives all of its dictionary
         return _Passes, ()
@@ -84,9 +86,7 @@ class Layer:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Return ``forward(*args, **options)``."""
-        if options:
-            return self.forward(*args, **options)
-        return self.forward(*args)  # quicker without ``**``
+        return self.forward(*args, **options) if options else self.forward(*args)  # quicker without ``**``
 
     def forward(self, *args: Any, **options: Any) -> Any:
         """Compute the layer's output; see the layer."""
@@ -242,9 +242,13 @@ class Layer:
 
     def _keep(self, context: Any, *, asked: bool) -> None:
         """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
-        _, n_passes = self._passes.waiting
+        passes = self._passes
+        _, n_passes = passes.waiting
         if asked or n_passes == 0:
-            self._passes.waiting = context, n_passes + asked
+            passes.waiting = context, n_passes + asked
+            passes.passed_over = False
+        else:
+            passes.passed_over = True
 
     def _waiting(self) -> Any:
         """Return the context of the one forward pass that waits for backward."""
@@ -253,14 +257,20 @@ class Layer:
         if context is None:
             raise RuntimeError(
                 "backward needs a forward pass before it in the same thread, and each forward pass serves one "
-                f"backward; call the {name} layer first (copies and pickles of a layer come without the passes that "
-                "wait)"
+                f"backward; call the {name} layer first, or pass the context if it was returned (copies and pickles of "
+                "a layer come without the passes that wait)"
             )
         if n_passes > 1:
             raise RuntimeError(
                 f"{n_passes} forward passes of this {name} layer wait for backward, which cannot know to which of them "
                 "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
                 "context=context), or call layer.forget() before a forward pass if those before it need no backward."
+            )
+        if self._passes.passed_over and not self.training:
+            raise RuntimeError(
+                f"a training pass of this {name} layer waits for backward, and one in inference came after it. Call "
+                "layer.train() if dy belongs to the first; or write y, context = layer.forward(x, return_context=True) "
+                "and layer.backward(dy, context=context), or call layer.forget() before the second."
             )
         return context
 
