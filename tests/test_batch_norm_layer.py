@@ -300,7 +300,7 @@ def test_running_statistics_that_are_read_only_are_refused_and_nothing_changes(n
         layer(x, out=x)
     np.testing.assert_array_equal(x, given)
     np.testing.assert_array_equal([layer.running_mean, layer.running_var], [np.zeros(3), np.ones(3)])
-    assert (layer.num_batches, layer.num_values, layer._passes.waiting) == (0, 0, (None, 0))
+    assert (layer.num_batches, layer.num_values, layer._passes.waiting) == (0, 0, (None, 0, False))
 
 
 def test_a_subclass_is_called_as_it_says() -> None:

@@ -317,6 +317,17 @@ def test_each_thread_has_a_pending_pass_of_its_own(name: str) -> None:
     assert layer.backward(x).shape == x.shape
 
 
+@pytest.mark.parametrize("name", list(MAKE))
+def test_an_empty_batch_that_has_no_backward_is_in_nobodys_way(name: str) -> None:
+    layer, x = MAKE[name](), _x(dtype=np.float64)
+    layer(x[:0])
+    assert layer.backward(x[:0]).shape == (0, 3)
+    layer(x[:0])
+    layer(x)
+    layer(x[:0])
+    assert layer.backward(x).shape == x.shape
+
+
 def test_a_forgotten_pass_lets_go_of_its_input() -> None:
     layer = normdrop.BatchNorm(3)
     x = _x()

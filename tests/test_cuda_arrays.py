@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -314,6 +317,21 @@ def test_a_context_that_does_not_fit_is_refused_before_a_kernel_reads_it():
     for changes in ({"channel_axis": 0}, {"statistics": short}, {"scale": on_gpu(np.ones(1))}):
         with pytest.raises(ValueError, match="must"):
             functional.batch_norm_inference_backward(dy, inferred._replace(**changes))
+
+
+def test_copies_and_children_of_a_layer_on_a_gpu_are_there_and_its_pickles_on_the_host():
+    x = on_gpu(normal(4, 3))
+    layer = normdrop.BatchNorm(3).to_device()
+    layer(x)
+    layer.backward(x)
+    twin, (child,) = copy.deepcopy(layer), layer.spawn(1)
+    loaded = pickle.loads(pickle.dumps(layer))
+    for each in (twin, child):
+        assert type(each.gamma) is type(layer.gamma)
+        assert values(each(x)).tobytes() == values(layer(x)).tobytes()
+    assert isinstance(loaded.gamma, np.ndarray)
+    assert loaded(normal(4, 3)).shape == (4, 3)
+    assert loaded.num_batches == 2
 
 
 def test_running_statistics_on_a_gpu_are_updated_as_on_the_host():

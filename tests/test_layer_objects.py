@@ -267,7 +267,7 @@ def test_an_option_that_a_dropout_layer_was_made_with_is_read_only(
     things: SimpleNamespace, refused: Any, layer: str, name: str
 ) -> None:
     refused(
-        things, lambda s: setattr(getattr(s, layer), name, 1), AttributeError, f"{name} is fixed", "make a new Drop"
+        things, lambda s: setattr(getattr(s, layer), name, 2), AttributeError, f"{name} is fixed", "make a new Drop"
     )
 
 
@@ -328,7 +328,7 @@ WRONG = {
     "a list": ([1.0, 1.0, 1.0], TypeError, ("list", "np.asarray")),
     "a number": (1.0, TypeError, ("float 1.0",)),
     "two channels": (np.ones(2), ValueError, ("shape (3,)", "(2,)")),
-    "ints": (np.ones(3, np.int64), TypeError, ("int64",)),
+    "ints": (np.ones(3, np.int64), TypeError, ("int64", "astype")),
     "read-only": (READ_ONLY, ValueError, ("read-only", "copy()")),
 }
 
@@ -341,7 +341,22 @@ def test_an_array_that_does_not_fit_is_refused_when_it_is_set(
     value, error, words = WRONG[wrong]
     if name.startswith("d") and wrong == "read-only":
         pytest.skip("a gradient is only read")
-    refused(things, lambda s: setattr(s.layer, name, value), error, name if wrong != "ints" else "", *words)
+    things.wide = normdrop.BatchNorm(3, dtype=np.float64)
+    refused(things, lambda s: setattr(s.wide, name, value), error, name, *words)
+
+
+def test_a_parameter_of_another_dtype_is_refused_when_it_is_set(things: SimpleNamespace, refused: Any) -> None:
+    things.value = things.layer.gamma - np.float64(0.1)
+    words = "gamma must have the layer's dtype, float32", "got float64", "astype('float32')"
+    refused(things, lambda s: setattr(s.layer, "gamma", s.value), TypeError, *words)
+    things.layer.gamma -= np.float64(0.1)
+    assert things.layer.gamma.dtype == np.float32
+
+
+def test_options_may_be_set_to_what_they_are(things: SimpleNamespace) -> None:
+    for layer in (things.layer, things.untracked, things.channels):
+        for name, value in vars(layer).items():
+            setattr(layer, name, value)
 
 
 def test_a_float32_running_mean_is_refused_when_it_is_set_with_the_remedy(
@@ -379,8 +394,9 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
     layer.name = "b"
     twin = copy.deepcopy(layer)
     assert (twin.name, twin._note) == ("b", 1)
-    with pytest.raises(AttributeError, match="A subclass names its own"):
-        layer.title = "c"
+    layer.history = []  # like none of the layer's
+    with pytest.raises(AttributeError, match=r"did you mean 'training'.*A subclass that wants the name says so"):
+        layer.trainig = False
 
 
 def test_a_subclass_may_give_its_attributes_none_or_an_object_that_can_be_called() -> None:

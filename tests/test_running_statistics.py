@@ -177,6 +177,14 @@ def test_update_running_refuses_bad_input_and_changes_nothing(refused: Any, case
     refused(s, lambda s: functional.update_running(*arguments(s), **options), error, *words)
 
 
+def test_update_running_refuses_one_array_for_both() -> None:
+    _, context = functional.batch_norm(np.array([[1.0], [3.0]]))
+    both = np.ones(2)
+    for pair in ((both[:1], both[:1]), (both[:1], both[0:2][:1])):
+        with pytest.raises(ValueError, match="running_mean and running_var share memory"):
+            functional.update_running(*pair, context)
+
+
 def test_update_running_raises_for_a_batch_that_is_not_finite_and_changes_nothing() -> None:
     mean, var = np.zeros(3), np.ones(3)
     x = np.ones((4, 3))

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device
+from normdrop import _backend, _checks, _device, _overlap
 from normdrop.functional import per_channel
 from normdrop.functional.batch_norm import BatchNormContext
 
@@ -95,6 +95,8 @@ def update_running(
     for name, values in (("running_mean", running_mean), ("running_var", running_var)):
         check(values, name, n_channels)
         _checks.same_place(values, name, statistics, "context.statistics")
+    if _overlap.is_possible(_checks.array(running_mean, "running_mean"), _checks.array(running_var, "running_var")):
+        raise ValueError("running_mean and running_var share memory; pass two arrays")
     n = context.n
     if n == 0:
         return False

@@ -15,6 +15,7 @@ from normdrop import _checks, _device
 T = TypeVar("T")
 
 _MISSING = object()
+_OURS = __name__.partition(".")[0]
 
 
 class Option(Generic[T]):
@@ -54,6 +55,8 @@ class Fixed(Option[T]):
 
     def __set__(self, layer: object, value: T) -> None:
         kind, name = type(layer).__name__, self._name
+        if value is vars(layer).get(name, _MISSING):  # as from a loop that copies attributes
+            return
         raise AttributeError(
             f"{name} is fixed when a layer is made, so that it cannot become {_checks.kind(value)} now; make a new "
             f"{kind} with other arguments"
@@ -63,7 +66,7 @@ class Fixed(Option[T]):
 class Vector(Option[T]):
     """An array with one number per channel, or None where the layer was made without it."""
 
-    def __init__(self, check: Callable[[Any, str, int], object], doc: str) -> None:
+    def __init__(self, check: Callable[[Any, str, dict[str, Any]], object], doc: str) -> None:
         super().__init__(lambda value: value, doc)
         self._check_vector = check
 
@@ -76,7 +79,7 @@ class Vector(Option[T]):
                 f"{type(layer).__name__} with other arguments (affine, scale, shift, track_running_stats)"
             )
         if value is not None:
-            self._check_vector(value, name, own["num_features"])
+            self._check_vector(value, name, own)
         own[name] = value
 
 
@@ -86,16 +89,19 @@ class Gradient(Vector[T]):
     def __set__(self, layer: object, value: T) -> None:
         own = vars(layer)
         if value is not None:
-            parameter(value, self._name, own["num_features"])
+            parameter(value, self._name, own)
         own[self._name] = value
 
 
-def parameter(values: Any, name: str, n_channels: int) -> None:
-    """Check a parameter that an optimizer is to change in place."""
-    vector = _checks.array(values, name)
-    _checks.float_dtype(vector.dtype)
-    if vector.shape != (n_channels,):
-        raise ValueError(f"{name} must have shape ({n_channels},), one value per channel; got {vector.shape}")
+def parameter(values: Any, name: str, own: dict[str, Any]) -> None:
+    """Check a parameter of a layer with this dictionary, which an optimizer is to change in place."""
+    vector, shape, dtype = _checks.array(values, name, own["dtype"]), (own["num_features"],), own["dtype"]
+    if vector.dtype != dtype:
+        raise TypeError(
+            f"{name} must have the layer's dtype, {dtype}; got {vector.dtype}. Use {name}.astype({str(dtype)!r})."
+        )
+    if vector.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, one value per channel; got {vector.shape}")
     if not vector.flags.writeable:
         raise ValueError(f"{name} is read-only and could not be changed in place; pass {name}.copy()")
 
@@ -106,11 +112,12 @@ def refuse_unknown(layer: object, name: str, value: object) -> None:
     if found is _MISSING or (inspect.isroutine(found) and not callable(value)):
         known = {n.lower(): n for n in dir(type(layer)) if not n.startswith("_") and n != name}
         close = get_close_matches(name.lower(), known, 1)
+        is_own = type(layer).__module__.partition(".")[0] != _OURS and found is _MISSING  # of somebody's subclass
+        if is_own and (not close or name in getattr(type(layer), "__annotations__", ())):
+            return
         meant = f"; did you mean {known[close[0]]!r}?" if close else "."
-        raise AttributeError(
-            f"{type(layer).__name__} has no attribute {name!r} that can be set{meant} A subclass names its own in its "
-            f"class body, as in {name} = None, or begins them with an underscore."
-        )
+        how = f" A subclass that wants the name says so in its class body: {name} = None." if is_own else ""
+        raise AttributeError(f"{type(layer).__name__} has no attribute {name!r} that can be set{meant}{how}")
 
 
 def writable(values: Any) -> Any:

@@ -23,10 +23,9 @@ _VERSION = 1  # of what __getstate__ gives
 class _Passes(threading.local):
     """The forward passes of one thread that wait for backward."""
 
-    waiting: tuple[Any, int] = (None, 0)
-    """Context of the last one, and how many of those whose backward is asked for there are."""
-    passed_over = False
-    """Whether a pass in inference, whose backward nobody asked for, came after it."""
+    waiting: tuple[Any, int, bool] = (None, 0, False)
+    """Context of the last one; how many of those whose backward is asked for there are; whether one came after them, in
+    inference, whose backward nobody asked for."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # for a subclass whose __getstate__ gives all of its dictionary
         return _Passes, ()
@@ -98,7 +97,7 @@ class Layer:
 
     def forget(self) -> None:
         """Let go of the forward passes of this thread that wait for backward, and of the inputs they hold."""
-        self._passes.waiting = None, 0
+        self._passes.waiting = None, 0, False
 
     def spawn(self: Self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
@@ -242,17 +241,15 @@ class Layer:
 
     def _keep(self, context: Any, *, asked: bool) -> None:
         """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
-        passes = self._passes
-        _, n_passes = passes.waiting
+        before, n_passes, _ = self._passes.waiting
         if asked or n_passes == 0:
-            passes.waiting = context, n_passes + asked
-            passes.passed_over = False
+            self._passes.waiting = context, n_passes + asked, False
         else:
-            passes.passed_over = True
+            self._passes.waiting = before, n_passes, True
 
     def _waiting(self) -> Any:
         """Return the context of the one forward pass that waits for backward."""
-        context, n_passes = self._passes.waiting
+        context, n_passes, is_passed_over = self._passes.waiting
         name = type(self).__name__
         if context is None:
             raise RuntimeError(
@@ -266,7 +263,7 @@ class Layer:
                 "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
                 "context=context), or call layer.forget() before a forward pass if those before it need no backward."
             )
-        if self._passes.passed_over and not self.training:
+        if is_passed_over and not self.training:
             raise RuntimeError(
                 f"a training pass of this {name} layer waits for backward, and one in inference came after it. Call "
                 "layer.train() if dy belongs to the first; or write y, context = layer.forward(x, return_context=True) "
@@ -276,6 +273,12 @@ class Layer:
 
     def __copy__(self: Self) -> Self:
         return copy.deepcopy(self)
+
+    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        like = next((values for values in self._arrays().values() if not _device.on_host(values)), None)
+        return twin if like is None else twin.to_device(like)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in vars(self).items() if name != "_passes"}

@@ -26,6 +26,10 @@ def _on_nonfinite(value: object) -> running.OnNonfinite:
     return cast("running.OnNonfinite", _checks.choice(value, "on_nonfinite", running.ON_NONFINITE))
 
 
+def _running(values: object, name: str, own: dict[str, Any]) -> None:
+    running.check(values, name, own["num_features"])
+
+
 class BatchNorm(Layer):
     r"""Normalize each channel by the statistics of the batch, or in inference by running ones.
 
@@ -170,8 +174,8 @@ class BatchNorm(Layer):
     beta = Vector["Array | None"](parameter, "Learned shift.")
     dgamma = Gradient["Array | None"](parameter, "Gradient of gamma.")
     dbeta = Gradient["Array | None"](parameter, "Gradient of beta.")
-    running_mean = Vector["Array | None"](running.check, "Running mean, float64.")
-    running_var = Vector["Array | None"](running.check, "Running variance, float64.")
+    running_mean = Vector["Array | None"](_running, "Running mean, float64.")
+    running_var = Vector["Array | None"](_running, "Running variance, float64.")
 
     @overload
     def forward(
@@ -237,7 +241,7 @@ class BatchNorm(Layer):
         context: BatchNormContext | InferenceContext
         training = own["training"]
         if training or mean is None:
-            asked = _checks.flag(keep_x, "keep_x") or training
+            asked = _checks.flag(keep_x, "keep_x") or (training and x.size > 0)
             y, context = functional.batch_norm(x, gamma, beta, **how)
             if training and mean is not None and x.size:
                 self._update(context, x, out, keep=not return_context)
@@ -342,7 +346,7 @@ class BatchNorm(Layer):
             if context is None:
                 waiting = self._passes.waiting
                 try:
-                    self._passes.waiting = None, 0
+                    self._passes.waiting = None, 0, False
                     vars(self).update(gradients)
                 except BaseException:
                     self._passes.waiting = waiting
@@ -436,11 +440,7 @@ class BatchNorm(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         with _process.updating:  # a whole number of batches, whoever trains meanwhile
-            state = super().__getstate__()
-            for name in ("running_mean", "running_var"):
-                if isinstance(state[name], np.ndarray):
-                    state[name] = state[name].copy()
-        return state
+            return super().__getstate__() | {name: _device.to_host(values) for name, values in self._arrays().items()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)

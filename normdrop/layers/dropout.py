@@ -168,7 +168,7 @@ class Dropout(Layer):
             )
             if return_context:
                 return y, made
-            self._keep(made, asked=True)
+            self._keep(made, asked=x.size > 0)
             return y
         except BaseException:
             self._passes.waiting = waiting
@@ -212,7 +212,7 @@ class Dropout(Layer):
         """
         dx = functional.dropout_backward(dy, self._waiting() if context is None else context, out=out)
         if context is None:
-            self._passes.waiting = None, 0
+            self._passes.waiting = None, 0, False
         return dx
 
     def spawn(self: Self, n: int) -> list[Self]:
