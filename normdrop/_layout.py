@@ -119,24 +119,6 @@ def dense(x: Array) -> tuple[Array, Layout]:
     return copy, _layout(_axes_by_stride(copy.shape, copy.strides))
 
 
-def target(x: Array, layout: Layout, out: Array | None) -> tuple[Array, Array]:
-    """Return (result, buffer): the array to hand back for `x` and an array of this layout to compute in.
-
-    They are the same array unless `out` has another layout; `finish` then copies.
-    """
-    if out is None:
-        out = layout.empty(x)
-        return out, out
-    return out, (out if layout.of_same(out) else layout.empty(x))
-
-
-def finish(result: Array, buffer: Array) -> Array:
-    """Copy the computed buffer into the result if they are two arrays, and return the result."""
-    if result is not buffer:
-        result[...] = buffer
-    return _device.native(result)
-
-
 def c_ordered(x: Array) -> Array:
     """Return `x`, or a copy in C order."""
     if _device.on_host(x):

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _layout, _overlap
+from normdrop import _backend, _checks, _device, _overlap
+from normdrop._passes import Pass
 from normdrop.functional import per_channel
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -140,19 +141,15 @@ def batch_norm(
         out = _checks.out(out, x, [("x", x)])
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
     scale_kept = per_channel.kept(gamma, scale)  # before anything is written, which may be where gamma is
-    dense, layout = _layout.dense(x)
-    kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
-    y, buffer = _layout.target(x, layout, out)
+    walk = Pass(x, out, channel_axis)
+    kept = walk.kept()
     statistics = per_channel.empty(3, n_channels, x)
     if x.size:
-        fold = layout.fold(x.shape, channel_axis)
-        folded_y, folded_x = layout.folded(buffer, fold), layout.folded(dense, fold)
-        _backend.batch_norm(folded_y, folded_x, statistics, scale, shift, eps)
+        _backend.batch_norm(walk.y, walk.x, statistics, scale, shift, eps)
     else:
         statistics.fill(np.nan)
-    y = _layout.finish(y, buffer)
-    dtype = per_channel.parameter_dtype(x, gamma, beta)
-    return y, BatchNormContext(_device.native(kept), _device.native(statistics), scale_kept, channel_axis, eps, dtype)
+    y, dtype = walk.result(), per_channel.parameter_dtype(x, gamma, beta)
+    return y, BatchNormContext(kept, _device.native(statistics), scale_kept, channel_axis, eps, dtype)
 
 
 def batch_norm_backward(
@@ -208,19 +205,15 @@ def batch_norm_backward(
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy), ("x", x)])
-    x, layout = _layout.dense(x)
-    dy = layout.conform(dy)
-    dx, buffer = _layout.target(x, layout, out)
     axis = per_channel.axis(x, context.channel_axis)
+    walk = Pass(x, out, axis)
     sums = per_channel.empty(2, x.shape[axis], x)
     if x.size:
-        fold = layout.fold(x.shape, axis)
-        folded_dx, folded_dy, folded_x = layout.folded(buffer, fold), layout.folded(dy, fold), layout.folded(x, fold)
         statistics = _checks.array(context.statistics, "context.statistics")
         (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
         scale = scale if out is None else _overlap.apart(scale, out)
-        _backend.batch_norm_backward(folded_dx, folded_dy, folded_x, sums, statistics, scale)
+        _backend.batch_norm_backward(walk.y, walk.beside(dy), walk.x, sums, statistics, scale)
     else:
         sums.fill(0.0)
     dgamma, dbeta = per_channel.gradients(sums, x, context.parameter_dtype)
-    return _layout.finish(dx, buffer), dgamma, dbeta
+    return walk.result(), dgamma, dbeta

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _layout, _overlap
+from normdrop import _backend, _checks, _device
+from normdrop._passes import Pass, Reading
 from normdrop.functional import per_channel
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -102,21 +103,18 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     keep_x = _checks.flag(keep_x, "keep_x")
-    dense, layout = _layout.dense(x)
+    walk = Pass(x, out, channel_axis)
     vectors = per_channel.empty(4, n_channels, x)
     _backend.inference_vectors(vectors, mean, var, scale, shift, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
     if keep_x:
-        kept = dense.copy(order="K") if out is not None and _overlap.is_possible(out, dense) else dense
         statistics = per_channel.empty(3, n_channels, x)
         statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
         dtype = per_channel.parameter_dtype(x, gamma, beta)
-        context = context._replace(x=_device.native(kept), statistics=_device.native(statistics), parameter_dtype=dtype)
-    y, buffer = _layout.target(x, layout, out)
+        context = context._replace(x=walk.kept(), statistics=_device.native(statistics), parameter_dtype=dtype)
     if x.size:
-        fold = layout.fold(x.shape, channel_axis)
-        _backend.normalize(layout.folded(buffer, fold), layout.folded(dense, fold), vectors)
-    return _layout.finish(y, buffer), context
+        _backend.normalize(walk.y, walk.x, vectors)
+    return walk.result(), context
 
 
 def batch_norm_inference_backward(
@@ -173,22 +171,18 @@ def batch_norm_inference_backward(
         out = _checks.out(out, dy, [("dy", dy)] if kept is None else [("dy", dy), ("x", kept)])
     if kept is not None:
         _checks.same_shape(kept, dy.shape, "context.x", "the forward pass's x")
-        x, layout = _layout.dense(kept)
-        sums = per_channel.empty(2, scale.size, x)
-        if x.size:
-            fold = layout.fold(x.shape, axis)
-            folded_dy, folded_x = layout.folded(layout.conform(dy), fold), layout.folded(x, fold)
+        sums = per_channel.empty(2, scale.size, kept)
+        if kept.size:
+            read = Reading(kept, axis)
             statistics = _checks.array(context.statistics, "context.statistics")
-            _backend.parameter_gradients(sums, folded_dy, folded_x, statistics)
+            _backend.parameter_gradients(sums, read.beside(dy), read.x, statistics)
         else:
             sums.fill(0.0)
-        dgamma, dbeta = per_channel.gradients(sums, x, context.parameter_dtype)
-    dy, layout = _layout.dense(dy)
-    dx, buffer = _layout.target(dy, layout, out)
+        dgamma, dbeta = per_channel.gradients(sums, kept, context.parameter_dtype)
+    walk = Pass(dy, out, axis)
     if dy.size:
         vectors = per_channel.empty(3, scale.size, dy)
         vectors.fill(0.0)
         vectors[1] = scale
-        fold = layout.fold(dy.shape, axis)
-        _backend.normalize(layout.folded(buffer, fold), layout.folded(dy, fold), vectors)
-    return _layout.finish(dx, buffer), dgamma, dbeta
+        _backend.normalize(walk.y, walk.x, vectors)
+    return walk.result(), dgamma, dbeta

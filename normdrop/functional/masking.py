@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _layout
+from normdrop._passes import Pass
 from normdrop.random import Key
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -68,25 +69,24 @@ def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
 def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     """Mask and scale `x`: the one computation of forward and backward."""
     threshold, scale = context.threshold, context.scale
-    x, layout = _layout.dense(x)
-    y, buffer = _layout.target(x, layout, out)
-    if x.size == 0:
-        return _device.native(y)
-    if threshold == 1 << 32 and (context.mask is None or scale == 0.0):
-        y.fill(0)
-        return _device.native(y)
+    walk = Pass(x, out)
+    layout = walk.layout
+    if x.size == 0 or (threshold == 1 << 32 and (context.mask is None or scale == 0.0)):
+        return walk.filled(0)
     drawn = context.mask is None and threshold > 0 and not context.shared_axes
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
     if drawn and layout.is_c_order:
-        _backend.dropout(buffer.reshape(-1), x.reshape(-1), context.key, context.call, threshold, scale)
+        walk.fold((x.size,))
+        _backend.dropout(walk.y, walk.x, context.key, context.call, threshold, scale)
     elif exchange is not None:
-        folded_y, folded_x = layout.folded(buffer, exchange), layout.folded(x, exchange)
-        _backend.dropout_transposed(folded_y, folded_x, context.key, context.call, threshold, scale)
+        walk.fold(exchange)
+        _backend.dropout_transposed(walk.y, walk.x, context.key, context.call, threshold, scale)
     else:
         everything = context.mask is None and threshold == 0  # one element of such a mask is enough
         fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(mask_of(context, x), x.shape, layout)
-        _backend.apply_mask(layout.folded(buffer, fold), layout.folded(x, fold), values, scale)
-    return _layout.finish(y, buffer)
+        walk.fold(fold)
+        _backend.apply_mask(walk.y, walk.x, values, scale)
+    return walk.result()
 
 
 def _kept(x: Array) -> Mask:
