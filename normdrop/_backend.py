@@ -143,13 +143,17 @@ def _parameter(name: str, values: Array, x: Array) -> None:
 def _input(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
     """Check an array that is read beside `x`."""
     flags = a.flags
-    if a.shape != shape or a.dtype != dtype or type(a) is not type(x) or not (flags.c_contiguous and flags.aligned):
+    if not (flags.carray or (flags.c_contiguous and flags.aligned)) or a.shape != shape or type(a) is not type(x):
+        _refuse(name, a, shape, dtype, x)
+    if a.dtype is not dtype and a.dtype != dtype:  # most are the same object
         _refuse(name, a, shape, dtype, x)
 
 
 def _result(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
     """Check an array that is written beside `x`."""
-    if a.shape != shape or a.dtype != dtype or type(a) is not type(x) or not a.flags.carray:
+    if not a.flags.carray or a.shape != shape or type(a) is not type(x):
+        _refuse(name, a, shape, dtype, x)
+    if a.dtype is not dtype and a.dtype != dtype:
         _refuse(name, a, shape, dtype, x)
 
 

@@ -17,48 +17,52 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 class Reading:
-    """An array that is read, made dense by a copy if it has gaps, and its views, such as (outer, C, inner)."""
+    """An array that is read, made dense by a copy if it has gaps, and how it is viewed.
 
-    __slots__ = ("_fold", "dense", "layout")
+    `x` is what launchers take: (outer, C, inner) with a channel axis, or any shape that `fold` gives, the axes in the
+    order of memory.
+    """
+
+    __slots__ = ("_shape", "dense", "layout", "x")
 
     def __init__(self, x: Array, channel_axis: int | None = None) -> None:
         self.dense, self.layout = _layout.dense(x)
         if channel_axis is not None:
-            self._fold = self.layout.fold(self.dense.shape, channel_axis)
+            self.fold(self.layout.fold(x.shape, channel_axis))
 
     def fold(self, shape: Shape) -> None:
-        """View all arrays in this shape instead, their axes in the order of memory."""
-        self._fold = shape
-
-    @property
-    def x(self) -> Array:
-        """The array as launchers take it."""
-        return self.layout.folded(self.dense, self._fold)
+        """View the array in this shape."""
+        self._shape = shape
+        self.x = self.layout.folded(self.dense, shape)
 
     def beside(self, other: Array) -> Array:
         """View another array of the shape of `x` alike; a copy if it has another layout."""
-        return self.layout.folded(self.layout.conform(other), self._fold)
+        return self.layout.folded(self.layout.conform(other), self._shape)
 
 
 class Pass(Reading):
     """The same with the array that takes the result: `out`, or a new one of the layout of `x`.
 
-    Where `out` has another layout, launchers write to a buffer, which is copied at the end.
+    Launchers write to `y`. Where `out` has another layout that is a buffer, which is copied at the end.
     """
 
-    __slots__ = ("_buffer", "_is_given", "_out")
+    __slots__ = ("_buffer", "_is_given", "_out", "y")
 
     def __init__(self, x: Array, out: Array | None = None, channel_axis: int | None = None) -> None:
-        super().__init__(x, channel_axis)
+        self.dense, self.layout = dense, layout = _layout.dense(x)
         self._is_given = out is not None
-        self._out = self._buffer = self.layout.empty(self.dense) if out is None else out
-        if self._is_given and not self.layout.of_same(self._out):
-            self._buffer = self.layout.empty(self.dense)
+        if out is None:
+            self._out = self._buffer = layout.empty(dense)
+        else:
+            self._out, self._buffer = out, out if layout.of_same(out) else layout.empty(dense)
+        if channel_axis is not None:
+            self.fold(layout.fold(x.shape, channel_axis))
 
-    @property
-    def y(self) -> Array:
-        """What launchers write to."""
-        return self.layout.folded(self._buffer, self._fold)
+    def fold(self, shape: Shape) -> None:
+        """View the arrays in this shape."""
+        self._shape = shape
+        self.x = self.layout.folded(self.dense, shape)
+        self.y = self.layout.folded(self._buffer, shape)
 
     def kept(self) -> Array:
         """Return the input for a context, a copy if `out` may overwrite it; to be called before that is written."""

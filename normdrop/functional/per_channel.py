@@ -82,6 +82,9 @@ def kept(gamma: Array | None, scale: Array) -> Array | None:
 
 def gradients(sums: Vectors, x: Array, dtype: np.dtype[Any] | None) -> tuple[Array, Array]:
     """Return dgamma and dbeta in the dtype of the parameters, or without one in that of `x`."""
-    dtype = parameter_dtype(x) if dtype is None else _checks.input_dtype(dtype, "context.parameter_dtype")
+    if dtype is None:
+        dtype = parameter_dtype(x)
+    elif dtype is not _FLOAT32 and dtype is not _FLOAT64:
+        dtype = _checks.input_dtype(dtype, "context.parameter_dtype")
     rows = sums.astype(dtype)
     return _device.native(rows[0]), _device.native(rows[1])

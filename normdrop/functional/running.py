@@ -139,8 +139,6 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bo
     momentum, n, unbiased, on_nonfinite = how  # n: number of values per channel
     correction = n / (n - 1) if unbiased and n > 1 else 1.0
     statistics = _checks.array(statistics, "context.statistics")
-    n_channels = statistics.shape[-1]
-    mean, var = check(mean, "running_mean", n_channels), check(var, "running_var", n_channels)
     if on_nonfinite != "propagate":
         batch = _device.to_host(statistics)[:2]  # of a GPU, whose work is waited for
         channels = np.flatnonzero(~np.isfinite(batch).all(axis=0))
@@ -148,12 +146,17 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bo
             return False
         if channels.size:
             raise FloatingPointError(_nonfinite_message(channels, batch))
-    if mean.flags.carray and var.flags.carray:
-        _backend.update_running(mean, var, statistics, momentum, correction)
-    else:
-        copies = mean.copy(), var.copy()
-        _backend.update_running(*copies, statistics, momentum, correction)
-        mean[...], var[...] = copies
+    if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray and mean.size == var.size:
+        try:
+            _backend.update_running(mean, var, statistics, momentum, correction)
+            return True
+        except (TypeError, ValueError):  # what does not fit is named below
+            pass
+    n_channels = statistics.shape[-1]
+    mean, var = check(mean, "running_mean", n_channels), check(var, "running_var", n_channels)
+    copies = mean.copy(), var.copy()
+    _backend.update_running(*copies, statistics, momentum, correction)
+    mean[...], var[...] = copies
     return True
 
 

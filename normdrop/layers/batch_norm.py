@@ -26,6 +26,11 @@ def _on_nonfinite(value: object) -> running.OnNonfinite:
     return cast("running.OnNonfinite", _checks.choice(value, "on_nonfinite", running.ON_NONFINITE))
 
 
+def _sum(before: Array | None, new: Array | None) -> Array | None:
+    """Add a gradient, if there is one, to what was there before, if anything was."""
+    return before if new is None else new if before is None else before + new
+
+
 def _running(values: object, name: str, own: dict[str, Any]) -> None:
     running.check(values, name, own["num_features"])
 
@@ -230,25 +235,24 @@ class BatchNorm(Layer):
             The statistics of the batch are not finite, and the layer was made with ``on_nonfinite="raise"``. The layer
             is unchanged and so is `x`, also as `out`; another `out` may have been written.
         """
-        x = _checks.array(x, "x")
-        self._check_shape(x)
-        return_context = _checks.flag(return_context, "return_context")
-        own = vars(self)
-        gamma, beta, mean, var = own["gamma"], own["beta"], own["running_mean"], own["running_var"]
-        how: dict[str, Any] = {"eps": own["eps"], "channel_axis": own["channel_axis"], "out": out}
+        x, own = _checks.array(x, "x"), vars(self)
+        axis, eps, training, mean = own["channel_axis"], own["eps"], own["training"], own["running_mean"]
+        self._check_shape(x, axis, own["num_features"])
+        keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")
         context: BatchNormContext | InferenceContext
-        training = own["training"]
         if training or mean is None:
-            asked = _checks.flag(keep_x, "keep_x") or (training and x.size > 0)
-            y, context = functional.batch_norm(x, gamma, beta, **how)
+            y, context = functional.batch_norm(x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, out=out)
             if training and mean is not None and x.size:
                 self._update(context, x, out, keep=not return_context)
             elif not return_context:
-                self._keep(context, asked=asked)
+                self._keep(context, asked=keep_x or (training and x.size > 0))
         else:
-            y, context = functional.batch_norm_inference(x, mean, var, gamma, beta, keep_x=keep_x, **how)
+            vectors = mean, own["running_var"], own["gamma"], own["beta"]
+            y, context = functional.batch_norm_inference(
+                x, *vectors, eps=eps, channel_axis=axis, keep_x=keep_x, out=out
+            )
             if not return_context:
                 self._keep(context, asked=keep_x)
         return (y, context) if return_context else y
@@ -260,10 +264,9 @@ class BatchNorm(Layer):
         ) -> npt.NDArray[S]:
             """Return ``forward(x, out=out, keep_x=keep_x)``."""
 
-    def _check_shape(self, x: Array) -> None:
+    def _check_shape(self, x: Array, axis: int, n: int) -> None:
         if self._ranks:
             _checks.rank(x, self._ranks, type(self).__name__, f"Its input is {self._shape}; BatchNorm takes any rank.")
-        axis, n = self.channel_axis, self.num_features
         if x.ndim < 2 or not -x.ndim <= axis < x.ndim or x.shape[axis] != n:
             raise ValueError(
                 f"x must have num_features = {n} channels on channel_axis = {axis}; got shape {x.shape}. "
@@ -272,22 +275,21 @@ class BatchNorm(Layer):
 
     def _update(self, context: BatchNormContext, x: Array, out: Array | None, *, keep: bool) -> None:
         """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it."""
-        own, n = vars(self), context.n
-        mean, var, unbiased = own["running_mean"], own["running_var"], own["unbiased"]
+        own, passes, n = vars(self), self._passes, x.size // x.shape[context.channel_axis]
+        mean, var, old = own["running_mean"], own["running_var"], own["momentum"]
         with _process.updating:
-            before = {name: own[name] for name in _COUNTS}
-            waiting, old = self._passes.waiting, own["momentum"]
+            waiting, num_batches, num_values = passes.waiting, own["num_batches"], own["num_values"]
             if old is None:
-                old = before["num_values"] / (before["num_values"] + n)
+                old = num_values / (num_values + n)
             saved = running.snapshot(mean, var)
             try:
                 if keep:
-                    self._keep(context, asked=True)
-                if running.fold(mean, var, context.statistics, (old, n, unbiased, own["on_nonfinite"])):
-                    own.update(num_batches=before["num_batches"] + 1, num_values=before["num_values"] + n)
+                    passes.waiting = context, waiting[1] + 1, False
+                if running.fold(mean, var, context.statistics, (old, n, own["unbiased"], own["on_nonfinite"])):
+                    own.update(num_batches=num_batches + 1, num_values=num_values + n)
             except BaseException as error:
-                self._passes.waiting = waiting
-                own.update(before)
+                passes.waiting = waiting
+                own.update(num_batches=num_batches, num_values=num_values)
                 running.restore(mean, var, saved)
                 if isinstance(error, Exception) and out is not None:
                     target = _device.view(out)
@@ -331,47 +333,44 @@ class BatchNorm(Layer):
             `dy`, `context` or `out` does not match the forward pass; the layer is then unchanged.
         """
         accumulate = _checks.flag(accumulate, "accumulate")
-        taken = self._waiting() if context is None else context
+        taken = self._waiting() if context is None else self._checked(context)
         dgamma: Array | None
         dbeta: Array | None
         if isinstance(taken, InferenceContext):
-            self._check_context("scale", taken.scale)
             dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, taken, out=out)
         else:
-            if isinstance(taken, BatchNormContext):
-                self._check_context("statistics", taken.statistics)
             dx, dgamma, dbeta = functional.batch_norm_backward(dy, taken, out=out)
+        own, passes = vars(self), self._passes
         with _process.updating:
-            gradients = self._gradients(dgamma, dbeta, accumulate=accumulate)
-            if context is None:
-                waiting = self._passes.waiting
-                try:
-                    self._passes.waiting = None, 0, False
-                    vars(self).update(gradients)
-                except BaseException:
-                    self._passes.waiting = waiting
-                    raise
-            else:
-                vars(self).update(gradients)
+            if accumulate:
+                dgamma, dbeta = _sum(own["dgamma"], dgamma), _sum(own["dbeta"], dbeta)
+            gradients = {}
+            if own["gamma"] is not None:
+                gradients["dgamma"] = dgamma
+            if own["beta"] is not None:
+                gradients["dbeta"] = dbeta
+            waiting = passes.waiting
+            try:
+                if context is None:
+                    passes.waiting = None, 0, False
+                own.update(gradients)
+            except BaseException:
+                passes.waiting = waiting
+                raise
         return dx
 
-    def _check_context(self, name: str, values: Array) -> None:
-        n_channels = math.prod(_checks.array(values, f"context.{name}").shape[-1:])  # also of a forged one without axes
-        if n_channels != self.num_features:
-            raise ValueError(
-                f"context is of a pass over {n_channels} channels, and this layer has {self.num_features}; pass the "
-                "context that this layer's forward returned"
-            )
-
-    def _gradients(self, dgamma: Array | None, dbeta: Array | None, *, accumulate: bool) -> dict[str, Array | None]:
-        """Gradients as they are after a backward pass that gave these."""
-        gradients: dict[str, Array | None] = {}
-        for name, new, like in (("dgamma", dgamma, self.gamma), ("dbeta", dbeta, self.beta)):
-            before = vars(self)[name]
-            if like is not None:
-                added = accumulate and before is not None
-                gradients[name] = (before if new is None else before + new) if added else new
-        return gradients
+    def _checked(self, context: BatchNormContext | InferenceContext) -> BatchNormContext | InferenceContext:
+        """Return a context after checking that it is of a pass over as many channels as the layer has."""
+        if isinstance(context, (BatchNormContext, InferenceContext)):
+            name = "scale" if isinstance(context, InferenceContext) else "statistics"
+            vectors = _checks.array(getattr(context, name), f"context.{name}")
+            n_channels = math.prod(vectors.shape[-1:])  # also of forged ones without axes
+            if n_channels != self.num_features:
+                raise ValueError(
+                    f"context is of a pass over {n_channels} channels, and this layer has {self.num_features}; pass "
+                    "the context that this layer's forward returned"
+                )
+        return context
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
         """Yield ``("gamma", gamma, dgamma)`` and ``("beta", beta, dbeta)``, as far as the layer has them.
