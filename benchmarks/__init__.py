@@ -1,7 +1,10 @@
-"""Benchmarks for asv, and what must be settled before NumPy and Numba are imported: the folder of compiled kernels.
+"""Benchmarks for asv, and what must be settled first: the folder of compiled kernels, and who measures.
 
 No commit may be timed with another's code. Numba looks for a cached kernel by the file and the line of its function,
 and two commits are installed to the same files, so each version of the sources gets a folder of its own.
+
+All commits must be measured alike, those before the bench included. So `normdrop.bench`, of which these benchmarks use
+protocol, sides and shapes, is always that of the checkout in which they lie; only the rest of normdrop is the commit's.
 """
 
 import hashlib
@@ -41,5 +44,16 @@ def check_process() -> None:
         raise RuntimeError("benchmarks need a process of their own: asv --launch-method spawn")
 
 
+def bring_bench() -> None:
+    """Let `normdrop.bench` be what lies beside this folder, whatever commit of normdrop is installed."""
+    import normdrop
+
+    if "normdrop.bench" not in sys.modules:
+        file = Path(__file__).resolve().parent.parent / "normdrop" / "bench" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("normdrop.bench", file)
+        normdrop.bench = sys.modules["normdrop.bench"] = importlib.util.module_from_spec(spec)
+
+
 if not SMOKE:  # nothing is timed there, and the kernels of other tests may be used
     isolate_kernels()
+bring_bench()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 
 def in_new_process(owner: str, parameters: Sequence[str], to: str = "copy", **env: str) -> dict[str, float]:
@@ -20,7 +19,7 @@ def in_new_process(owner: str, parameters: Sequence[str], to: str = "copy", **en
 
 def main(arguments: list[str]) -> int:
     """Measure in this process and print the outcome as JSON."""
-    from .protocol import measure
+    from .protocol import OTHER, OWN, measure
 
     parser = argparse.ArgumentParser(prog="python benchmarks one", description=__doc__.splitlines()[0])
     parser.add_argument("owner", help="module and class, such as dropout.Dropout")
@@ -30,6 +29,6 @@ def main(arguments: list[str]) -> int:
     module, _, name = options.owner.partition(".")
     passes = getattr(importlib.import_module(f"benchmarks.{module}"), name)()
     passes.setup(*options.parameters)
-    pairs = measure(passes.call, *passes.references(options.to))
-    print(json.dumps({"seconds": median(o for o, _ in pairs), "ratio": median(o / other for o, other in pairs)}))
+    times = measure(passes.call, *passes.references(options.to))
+    print(json.dumps({"seconds": times.microseconds(OWN) / 1e6, "ratio": times.ratio(OWN, OTHER).middle}))
     return 0

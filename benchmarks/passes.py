@@ -2,12 +2,19 @@
 
 import importlib.util
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
+from typing import Any
+
+from normdrop.bench import sides
+from normdrop.bench.batch import Batch
+from normdrop.bench.peers import numpy_formulas
+from normdrop.bench.protocol import VERSION, Call
 
 from . import check_process
-from .inputs import Batch
 from .one import in_new_process
-from .protocol import PROCESSES, VERSION, Call, copies, n_threads, planted, ratio
+from .protocol import PROCESSES, n_threads, planted, ratio
+from .shapes import shape_of
 
 Calls = Mapping[str, Call]
 
@@ -20,25 +27,39 @@ def _needs_torch(*_: str) -> None:
 class _Passes:
     """The benchmarks of a layer. `setup` compiles the kernels, so that no time includes a compilation.
 
-    Subclasses set `params` and turn a batch into the calls of normdrop, of NumPy and of PyTorch, by operation.
+    Subclasses set `params` and `kind`, the method of a side for the forward pass.
     """
 
     version = VERSION
     timeout = 600
     param_names = ["operation", "dtype", "layout", "shape"]
+    kind = ""
+
+    @staticmethod
+    def arguments(name: str) -> tuple[float, ...]:
+        """Return what the method takes beside the batch, by the name of a shape."""
+        return ()
+
+    def _calls(self, side: Any, batch: Batch, name: str) -> Calls:
+        if self.kind == "batch_norm_inference":
+            return {"inference": side.batch_norm_inference(batch)}
+        return side.training(self.kind, batch, *self.arguments(name))
 
     def normdrop(self, batch: Batch, name: str) -> Calls:
-        raise NotImplementedError
+        return self._calls(sides.Normdrop(sides.OURS[0]), batch, name)
 
     def numpy(self, batch: Batch, name: str) -> Calls:
-        raise NotImplementedError
+        return self._calls(numpy_formulas.make(n_threads()), batch, name)
 
     def torch(self, batch: Batch, name: str) -> Calls:
-        raise NotImplementedError
+        from normdrop.bench.peers import torch_eager
+
+        return self._calls(torch_eager.make(n_threads()), batch, name)
 
     def setup(self, operation: str, dtype: str, layout: str, name: str) -> None:
         check_process()
-        self.operation, self.name, self.batch = operation, name, Batch(dtype, layout, name)
+        self.operation, self.name = operation, name
+        self.batch = Batch(shape_of(name), layout == "channels last", dtype)
         try:
             self.call = planted(self.normdrop(self.batch, name)[operation])
             self.call()
@@ -47,7 +68,10 @@ class _Passes:
 
     def references(self, to: str) -> list[Call]:
         """Return what the pass stands beside: copies, or the same pass of "numpy" or "torch"."""
-        return copies(self.batch) if to == "copy" else [getattr(self, to)(self.batch, self.name)[self.operation]]
+        if to == "copy":
+            n = n_threads()
+            return list(sides.copies(self.batch, ThreadPoolExecutor(n), n).values())
+        return [getattr(self, to)(self.batch, self.name)[self.operation]]
 
     def time_pass(self, *_: str) -> None:
         self.call()
@@ -67,24 +91,3 @@ class _Passes:
     track_vs_numpy.unit = "times NumPy"
     track_vs_torch.unit = "times PyTorch"
     track_vs_torch.setup = _needs_torch
-
-
-def torch_passes(function: Call, batch: Batch, *parameters: object) -> Calls:
-    """Return the passes of a function of PyTorch as its users run them: by autograd."""
-    import torch
-
-    torch.set_num_threads(n_threads())
-    x = torch.from_numpy(batch.x).requires_grad_()
-    dy = torch.from_numpy(batch.dy)
-    leaves = [x, *(torch.from_numpy(v.copy()).requires_grad_() for v in parameters)]
-    y = function(*leaves)
-    return {
-        "forward": lambda: function(*leaves),
-        "backward": lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True),
-        "step": lambda: torch.autograd.grad(function(*leaves), leaves, dy),
-    }
-
-
-def one_after_the_other(forward: Call, backward: Call) -> Calls:
-    """Return passes by operation, a step being both."""
-    return {"forward": forward, "backward": backward, "step": lambda: (forward(), backward())}

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from normdrop.bench import protocol, study
+from normdrop.bench import protocol
 
 from .bench_clock import FEW, stopped_clock
 
@@ -27,7 +27,7 @@ def measure(calls, *, always=0, seed=0, **changes):
 
 def test_a_side_that_takes_twice_as_long_has_ratio_two(clock):
     seconds = measure({"one": clock.taking(0.001), "two": clock.taking(0.002)})
-    measured = study.Measurement(next(FEW.cases()), seconds)
+    measured = protocol.Times(seconds)
     assert measured.ratio("two", "one") == pytest.approx((2, 2, 2))
     assert measured.microseconds("two") == pytest.approx(2000)
 
@@ -41,12 +41,12 @@ def test_drift_from_round_to_round_leaves_ratios_alone(clock):
 
     seconds = measure({"one": side(0.001), "two": side(0.002)})
     assert seconds["one"][-1] > 20 * seconds["one"][0]
-    assert study.Measurement(next(FEW.cases()), seconds).ratio("two", "one") == pytest.approx((2, 2, 2))
+    assert protocol.Times(seconds).ratio("two", "one") == pytest.approx((2, 2, 2))
 
 
 def test_quartiles_are_of_the_ratios_within_rounds():
     seconds = {"a": np.array([1.0, 2, 3, 4, np.nan]), "b": np.array([1.0, 1, 1, 2, 7])}
-    measured = study.Measurement(next(FEW.cases()), seconds)
+    measured = protocol.Times(seconds)
     assert measured.ratio("a", "b") == pytest.approx((1.75, 2, 2.25))  # of 1, 2, 3, 2
     assert measured.microseconds("a") == pytest.approx(2.5e6)
 

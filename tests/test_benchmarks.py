@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -135,6 +136,25 @@ def test_no_commit_runs_the_kernels_of_another(tmp_path):
     assert len(list((tmp_path / "env" / "normdrop-kernels").iterdir())) == 2
 
 
+def test_commits_without_a_bench_are_measured_by_that_of_this_checkout(tmp_path):
+    installed = tmp_path / "normdrop"
+    installed.mkdir()
+    (installed / "__init__.py").write_text("__version__ = '0'\n")
+    (installed / "functional.py").touch()
+    run = "import benchmarks.batch_norm, benchmarks.dropout, normdrop, normdrop.bench.protocol as protocol"
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(FOLDER.parent)!r}]; {run}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(normdrop.__version__, protocol.__file__)"],
+        env=os.environ | {"NORMDROP_BENCH_SMOKE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=1) == ["0", f"{FOLDER.parent / 'normdrop' / 'bench' / 'protocol.py'}\n"]
+
+
 class Clock:
     """A clock that calls move, in place of the module ``time``."""
 
@@ -161,8 +181,9 @@ class Clock:
 def protocol(package, monkeypatch) -> tuple[ModuleType, Clock]:
     protocol = importlib.import_module("benchmarks.protocol")
     clock = Clock()
-    monkeypatch.setattr(protocol, "time", clock)
-    monkeypatch.setattr(protocol, "ROUNDS", 5)
+    for module in (protocol, protocol.protocol):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(protocol, "AMOUNT", dataclasses.replace(protocol.AMOUNT, rounds=5))
     return protocol, clock
 
 
@@ -202,7 +223,7 @@ def test_planted_slow_down_is_as_large_as_asked_for(protocol, monkeypatch):
 def test_sides_of_batch_norm_compute_the_same(package, layout):
     torch = pytest.importorskip("torch")
     module = importlib.import_module("benchmarks.batch_norm")
-    batch = importlib.import_module("benchmarks.inputs").Batch("float32", layout, "images 4x3x5x7")
+    batch = importlib.import_module("benchmarks.passes").Batch((4, 3, 5, 7), layout == "channels last")
     assert batch.x.strides == batch.dy.strides == batch.buffer().strides
     assert batch.dense(batch.x).flags.c_contiguous
     for passes in (module.BatchNorm(), module.BatchNormInference()):
@@ -223,7 +244,7 @@ def test_sides_of_batch_norm_compute_the_same(package, layout):
 def test_sides_of_dropout_drop_and_scale_alike(package, name):
     torch = pytest.importorskip("torch")
     passes = getattr(importlib.import_module("benchmarks.dropout"), name)()
-    batch = importlib.import_module("benchmarks.inputs").Batch("float32", "channels first", "maps 8x16x6x5")
+    batch = importlib.import_module("benchmarks.passes").Batch((8, 16, 6, 5))
     for side in (passes.normdrop, passes.numpy, passes.torch):
         calls = side(batch, "maps 8x16x6x5")
         for operation, values in (("forward", batch.x), ("backward", batch.dy)):

@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 class Batch:
-    """A float32 input with what its passes need.
+    """An input with what its passes need, all made of fixed seeds.
 
     Parameters
     ----------
@@ -20,23 +20,26 @@ class Batch:
         Shape of the input, channels on axis 1.
     channels_last : bool, default False
         Whether the memory is that of (N, H, W, C), of which the input is a view.
+    dtype : dtype, default numpy.float32
+        Dtype of input and gradient.
 
     Attributes
     ----------
     x, dy : ndarray
         Input, and gradient with respect to the output. Nobody writes to them.
     gamma, beta, mean, var : ndarray, shape (C,)
-        Parameters and running statistics. Who changes them works on copies.
+        Parameters and running statistics, float32 for smaller dtypes. Who changes them works on copies.
     """
 
-    def __init__(self, shape: Shape, channels_last: bool = False) -> None:
-        self.shape = shape
+    def __init__(self, shape: Shape, channels_last: bool = False, dtype: npt.DTypeLike = np.float32) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
         self.channels_last = channels_last
         rng = np.random.default_rng(0)
         self.x = self._laid_out(rng.standard_normal(shape, np.float32))
         n_channels = shape[1] if len(shape) > 1 else 1
-        self.gamma, self.var = rng.uniform(0.5, 1.5, (2, n_channels)).astype(np.float32)
-        self.beta, self.mean = rng.uniform(-0.5, 0.5, (2, n_channels)).astype(np.float32)
+        parameter = np.promote_types(self.dtype, np.float32)
+        self.gamma, self.var = rng.uniform(0.5, 1.5, (2, n_channels)).astype(parameter)
+        self.beta, self.mean = rng.uniform(-0.5, 0.5, (2, n_channels)).astype(parameter)
 
     @cached_property
     def dy(self) -> Array:
@@ -44,6 +47,7 @@ class Batch:
         return self._laid_out(np.random.default_rng(1).standard_normal(self.shape, np.float32))
 
     def _laid_out(self, values: Array) -> Array:
+        values = values.astype(self.dtype, copy=False)
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1) if self.channels_last else values
 
     def buffer(self) -> Array:

@@ -1,4 +1,7 @@
-"""How the sides of a case are timed: in one process, in turn, in random order, so that all meet the same conditions.
+"""How the sides of a case are timed: in one process, in turn, in changing order, so that all meet the same conditions.
+
+A time is the median over the rounds, a ratio the median of the ratios within a round: a slow moment spoils a round, not
+the figure. The CPU's bench, the GPU's and the asv suite all measure so.
 
 Libraries keep threads of their own, which spin for some milliseconds after a call, in the way of the next one's. So
 before a side is timed there is time for them to go to sleep, and calls wake its own threads. Two threads that wake on
@@ -6,7 +9,8 @@ one core take a slice of the scheduler's time for each call until one of them mo
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +21,68 @@ from normdrop.bench.settings import Settings
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
 
+VERSION = "2"  # raise it with any change: results of different versions are not comparable, and asv keeps them apart
 SLEEP = 0.012
 LONG = 0.02  # seconds of a call for which it does not matter whether threads are awake
 PATIENCE = 0.05  # seconds at most for warming up
 CLOSE = 1.5  # how many times the fastest time a call may take to count as warm
+
+
+class Spread(NamedTuple):
+    """Quartiles.
+
+    Attributes
+    ----------
+    low, middle, high : float
+        Lower quartile, median and upper quartile.
+    """
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was measured.
+
+    Attributes
+    ----------
+    seconds : dict of str to ndarray, shape (rounds,)
+        Seconds per call of each side in each round; NaN where it did not take part.
+    """
+
+    seconds: Mapping[str, Array]
+
+    def microseconds(self, side: str) -> float:
+        """Compute the time of a side.
+
+        Parameters
+        ----------
+        side : str
+            A key of `seconds`.
+
+        Returns
+        -------
+        float
+            Median over the rounds, in microseconds.
+        """
+        return float(np.nanmedian(self.seconds[side])) * 1e6
+
+    def ratio(self, side: str, to: str) -> Spread:
+        """Compare two sides.
+
+        Parameters
+        ----------
+        side, to : str
+            Keys of `seconds`.
+
+        Returns
+        -------
+        Spread
+            Quartiles of the ratios within a round: time of `side` over time of `to`.
+        """
+        return Spread(*map(float, np.nanpercentile(self.seconds[side] / self.seconds[to], (25, 50, 75))))
 
 
 class _Plan(NamedTuple):
@@ -29,8 +91,27 @@ class _Plan(NamedTuple):
     seconds: float  # of the fastest call so far
 
 
+def orders(n_sides: int, n_rounds: int, rng: np.random.Generator | None = None) -> Iterator[Sequence[int]]:
+    """Yield the order of the sides in each round.
+
+    Parameters
+    ----------
+    n_sides, n_rounds : int
+        How many.
+    rng : numpy.random.Generator, optional
+        Draws the orders; without it, every other round runs backwards.
+
+    Yields
+    ------
+    sequence of int
+        Indices of the sides.
+    """
+    for i in range(n_rounds):
+        yield range(n_sides)[:: 1 if i % 2 else -1] if rng is None else rng.permutation(n_sides).tolist()
+
+
 def measure(
-    sides: Mapping[str, Call], settings: Settings, rng: np.random.Generator, always: int = 0
+    sides: Mapping[str, Call], settings: Settings, rng: np.random.Generator | None = None, always: int = 0
 ) -> dict[str, Array]:
     """Time the sides of a case.
 
@@ -40,8 +121,8 @@ def measure(
         What is timed.
     settings : Settings
         How much.
-    rng : numpy.random.Generator
-        Draws the order of the sides in each round.
+    rng : numpy.random.Generator, optional
+        Draws the order of the sides in each round, as in `orders`.
     always : int, default 0
         How many of the sides, from the first, take part in every round, however slow they are.
 
@@ -53,8 +134,8 @@ def measure(
     names = list(sides)
     plans = {name: _plan(sides[name], settings, i < always) for i, name in enumerate(names)}
     seconds = {name: np.full(settings.rounds, np.nan) for name in names}
-    for i in range(settings.rounds):
-        for j in rng.permutation(len(names)):
+    for i, order in enumerate(orders(len(names), settings.rounds, rng)):
+        for j in order:
             name, plan = names[j], plans[names[j]]
             if i * plan.n_rounds % settings.rounds < plan.n_rounds:  # n_rounds of them, spread evenly
                 seconds[name][i] = _time(sides[name], plan)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
@@ -46,20 +47,23 @@ class Normdrop:
         callable
             What is timed.
         """
-        return self._layer(normdrop.Dropout(p, rng=0), batch)
+        return self._forward("dropout", batch, p)
 
     def channel_dropout(self, batch: Batch, p: float) -> Call:
         """Prepare dropout of channels in training; parameters and result as for `dropout`."""
-        return self._layer(normdrop.Dropout2d(p, rng=0), batch)
-
-    def _layer(self, layer: normdrop.Dropout | normdrop.BatchNorm, batch: Batch) -> Call:
-        x, out = batch.x, self._out(batch)
-        return lambda: layer(x, out=out)
+        return self._forward("channel_dropout", batch, p)
 
     def dropout_backward(self, batch: Batch, p: float) -> Call:
         """Prepare the backward pass of dropout; parameters and result as for `dropout`."""
+        return self._dropout_backward(batch, p)
+
+    def channel_dropout_backward(self, batch: Batch, p: float) -> Call:
+        """Prepare the backward pass of dropout of channels; parameters and result as for `dropout`."""
+        return self._dropout_backward(batch, p, shared_axes=(2, 3))
+
+    def _dropout_backward(self, batch: Batch, p: float, **options: Any) -> Call:
         dy, out = batch.dy, self._out(batch)
-        context = functional.dropout(batch.x, p, rng=0)[1]
+        context = functional.dropout(batch.x, p, rng=0, out=out, **options)[1]
         return lambda: functional.dropout_backward(dy, context, out=out)
 
     def batch_norm(self, batch: Batch) -> Call:
@@ -75,25 +79,57 @@ class Normdrop:
         callable
             What is timed.
         """
-        return self._layer(_norm(batch), batch)
+        return self._forward("batch_norm", batch)
 
     def batch_norm_inference(self, batch: Batch) -> Call:
         """Prepare batch normalization in inference; parameter and result as for `batch_norm`."""
-        return self._layer(_norm(batch).eval(), batch)
+        x, out, layer = batch.x, self._out(batch), self._layer("batch_norm", batch).eval()
+        return lambda: layer(x, out=out)
 
     def batch_norm_backward(self, batch: Batch) -> Call:
         """Prepare the backward pass of batch normalization; parameter and result as for `batch_norm`."""
-        dy, out = batch.dy, self._out(batch)
-        context = functional.batch_norm(batch.x, batch.gamma, batch.beta)[1]
+        dy, out, layer = batch.dy, self._out(batch), self._layer("batch_norm", batch)
+        context = functional.batch_norm(batch.x, layer.gamma, layer.beta, out=out)[1]
         return lambda: functional.batch_norm_backward(dy, context, out=out)
 
+    def training(self, kind: str, batch: Batch, *arguments: float) -> Mapping[str, Call]:
+        """Prepare the passes of a layer in training.
 
-def _norm(batch: Batch) -> normdrop.BatchNorm:
-    layer = normdrop.BatchNorm(len(batch.gamma))
-    counts = {"num_batches": np.array(0), "num_values": np.array(0)}
-    vectors = {"gamma": batch.gamma, "beta": batch.beta, "running_mean": batch.mean, "running_var": batch.var}
-    layer.load_state_dict(vectors | counts)
-    return layer
+        Parameters
+        ----------
+        kind : str
+            The method for the forward pass.
+        batch : Batch
+            What they work on.
+        *arguments : float
+            What that method takes beside the batch.
+
+        Returns
+        -------
+        mapping of str to callable
+            What is timed: forward, backward, and both as a step, as the layer runs them.
+        """
+        x, dy, y, dx = batch.x, batch.dy, self._out(batch), self._out(batch)
+        layer = self._layer(kind, batch, *arguments)
+        return {
+            "forward": self._forward(kind, batch, *arguments),
+            "backward": getattr(self, f"{kind}_backward")(batch, *arguments),
+            "step": lambda: (layer(x, out=y), layer.backward(dy, out=dx)),
+        }
+
+    def _forward(self, kind: str, batch: Batch, *arguments: float) -> Call:
+        x, out, layer = batch.x, self._out(batch), self._layer(kind, batch, *arguments)
+        return lambda: layer(x, out=out)
+
+    def _layer(self, kind: str, batch: Batch, *arguments: float) -> Any:
+        if kind == "dropout":
+            return normdrop.Dropout(*arguments, rng=0)
+        if kind == "channel_dropout":
+            return normdrop.Dropout2d(*arguments, rng=0)
+        layer: Any = normdrop.BatchNorm(len(batch.gamma), dtype=batch.gamma.dtype)
+        layer.gamma[...], layer.beta[...] = batch.gamma, batch.beta
+        layer.running_mean[...], layer.running_var[...] = batch.mean, batch.var
+        return layer
 
 
 def copies(batch: Batch, pool: Executor, n_threads: int, threaded: Call | None = None) -> Mapping[str, Call]:
@@ -115,7 +151,7 @@ def copies(batch: Batch, pool: Executor, n_threads: int, threaded: Call | None =
     mapping of str to callable
         What is timed, under the names of `COPIES`.
     """
-    x, y = batch.x, batch.buffer()
+    x, y = (batch.dense(values).reshape(-1) for values in (batch.x, batch.buffer()))
     parts = list(zip(np.array_split(y, n_threads), np.array_split(x, n_threads), strict=True))
 
     def copy_parts() -> None:

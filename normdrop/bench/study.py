@@ -1,19 +1,18 @@
 """Carry out the measurements."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from normdrop._cpu import launch
-from normdrop.bench.batch import Array, Batch
+from normdrop.bench.batch import Batch
 from normdrop.bench.cases import Case
 from normdrop.bench.peers import Peer, first_line
-from normdrop.bench.protocol import Call, measure
+from normdrop.bench.protocol import Call, Times, measure
 from normdrop.bench.settings import Settings
 from normdrop.bench.sides import COPIES, OURS, Normdrop, copies
 
@@ -21,64 +20,17 @@ COPY = "copy"
 ONE, ALL = "one thread", "all threads"
 
 
-class Spread(NamedTuple):
-    """Quartiles.
-
-    Attributes
-    ----------
-    low, middle, high : float
-        Lower quartile, median and upper quartile.
-    """
-
-    low: float
-    middle: float
-    high: float
-
-
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Times):
     """What was measured in a case.
 
     Attributes
     ----------
     case : Case
         Which.
-    seconds : dict of str to ndarray, shape (rounds,)
-        Seconds per call of each side in each round; NaN where it did not take part.
     """
 
     case: Case
-    seconds: Mapping[str, Array]
-
-    def microseconds(self, side: str) -> float:
-        """Compute the time of a side.
-
-        Parameters
-        ----------
-        side : str
-            A key of `seconds`.
-
-        Returns
-        -------
-        float
-            Median over the rounds, in microseconds.
-        """
-        return float(np.nanmedian(self.seconds[side])) * 1e6
-
-    def ratio(self, side: str, to: str) -> Spread:
-        """Compare two sides.
-
-        Parameters
-        ----------
-        side, to : str
-            Keys of `seconds`.
-
-        Returns
-        -------
-        Spread
-            Quartiles of the ratios within a round: time of `side` over time of `to`.
-        """
-        return Spread(*map(float, np.nanpercentile(self.seconds[side] / self.seconds[to], (25, 50, 75))))
 
 
 class Study:
@@ -154,7 +106,7 @@ class Study:
                     sides[peer.name] = call
         seconds = measure(sides, self.settings, self._rng, always=n_own)
         seconds[COPY] = np.fmin(*(seconds[name] for name in COPIES))
-        return Measurement(case, seconds)
+        return Measurement(seconds, case)
 
     def _measure_threads(self, case: Case) -> Measurement:
         call = _prepare(Normdrop(OURS[0]), case, Batch(case.shape))
@@ -173,7 +125,7 @@ class Study:
             seconds = measure({ONE: on(1), ALL: on(self.n_threads)}, self.settings, self._rng, always=2)
         finally:
             numba.set_num_threads(self.n_threads)
-        return Measurement(case, seconds)
+        return Measurement(seconds, case)
 
 
 def _fits(case: Case) -> bool:

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from normdrop.bench.batch import Array, Batch
+from normdrop.bench.batch import Batch
 from normdrop.bench.cases import Shape
 from normdrop.bench.protocol import Call
 
@@ -22,23 +22,16 @@ class NumPy:
     version = np.__version__
 
     def dropout(self, batch: Batch, p: float) -> Call:
-        x, y = batch.dense(batch.x), batch.dense(batch.buffer())
-        return _dropout(x, y, x.shape, p)
+        return _dropout(batch, batch.dense(batch.x).shape, p)
 
     def channel_dropout(self, batch: Batch, p: float) -> Call:
-        x, y = batch.dense(batch.x), batch.dense(batch.buffer())
-        return _dropout(x, y, batch.channel_mask, p)
+        return _dropout(batch, batch.channel_mask, p)
 
     def dropout_backward(self, batch: Batch, p: float) -> Call:
-        dy, dx = batch.dense(batch.dy), batch.dense(batch.buffer())
-        kept = np.random.default_rng(0).random(dy.shape, np.float32) >= p
-        scale = np.float32(1 / (1 - p))
+        return _dropout_backward(batch, batch.dense(batch.dy).shape, p)
 
-        def backward() -> object:
-            np.multiply(dy, kept, out=dx)
-            return np.multiply(dx, scale, out=dx)
-
-        return backward
+    def channel_dropout_backward(self, batch: Batch, p: float) -> Call:
+        return _dropout_backward(batch, batch.channel_mask, p)
 
     def batch_norm(self, batch: Batch) -> Call:
         x, y, axes = batch.dense(batch.x), batch.dense(batch.buffer()), batch.axes
@@ -61,7 +54,7 @@ class NumPy:
         x, dy, axes = batch.dense(batch.x), batch.dense(batch.dy), batch.axes
         dx, product = batch.dense(batch.buffer()), batch.dense(batch.buffer())
         gamma, n = batch.column(batch.gamma), x.size // batch.gamma.size
-        mean, inv_std = x.mean(axes, keepdims=True), 1 / np.sqrt(x.var(axes, keepdims=True) + np.float32(1e-5))
+        mean, inv_std = x.mean(axes, keepdims=True), 1 / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
 
         def backward() -> object:
             np.subtract(x, mean, out=dx)
@@ -86,15 +79,31 @@ class NumPy:
 
         return inference
 
+    def training(self, kind: str, batch: Batch, *arguments: float) -> dict[str, Call]:
+        forward = getattr(self, kind)(batch, *arguments)
+        backward = getattr(self, f"{kind}_backward")(batch, *arguments)
+        return {"forward": forward, "backward": backward, "step": lambda: (forward(), backward())}
 
-def _dropout(x: Array, y: Array, shape: Shape, p: float) -> Call:
-    rng, scale = np.random.default_rng(0), np.float32(1 / (1 - p))
+
+def _dropout(batch: Batch, shape: Shape, p: float) -> Call:
+    x, y, rng = batch.dense(batch.x), batch.dense(batch.buffer()), np.random.default_rng(0)
 
     def forward() -> object:
         np.multiply(x, rng.random(shape, np.float32) >= p, out=y)
-        return np.multiply(y, scale, out=y)
+        return np.multiply(y, 1 / (1 - p), out=y)
 
     return forward
+
+
+def _dropout_backward(batch: Batch, shape: Shape, p: float) -> Call:
+    dy, dx = batch.dense(batch.dy), batch.dense(batch.buffer())
+    kept = np.random.default_rng(0).random(shape, np.float32) >= p
+
+    def backward() -> object:
+        np.multiply(dy, kept, out=dx)
+        return np.multiply(dx, 1 / (1 - p), out=dx)
+
+    return backward
 
 
 def make(n_threads: int) -> NumPy:

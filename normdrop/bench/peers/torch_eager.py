@@ -12,7 +12,7 @@ from normdrop.bench.protocol import Call
 
 
 class PyTorch:
-    """PyTorch's layers, recording nothing; backward passes are the operations that its autograd calls.
+    """PyTorch's layers. Only `training` records; other backward passes are the operations that autograd calls.
 
     Parameters
     ----------
@@ -64,17 +64,10 @@ class PyTorch:
         return self._ready(lambda dy, kept: torch.ops.aten.native_dropout_backward(dy, kept, scale), dy, kept)
 
     def batch_norm(self, batch: Batch) -> Call:
-        return self._normalize(batch, training=True)
+        return self._ready(_norm(batch).requires_grad_(False), torch.from_numpy(batch.x))
 
     def batch_norm_inference(self, batch: Batch) -> Call:
-        return self._normalize(batch, training=False)
-
-    def _normalize(self, batch: Batch, *, training: bool) -> Call:
-        x, vectors = torch.from_numpy(batch.x), _vectors(batch)
-        make = {2: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}[x.ndim]
-        layer = make(len(batch.gamma)).train(training).requires_grad_(False)
-        layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data = vectors
-        return self._ready(layer, x)
+        return self._ready(_norm(batch).eval().requires_grad_(False), torch.from_numpy(batch.x))
 
     def batch_norm_backward(self, batch: Batch) -> Call:
         x, dy = torch.from_numpy(batch.x), torch.from_numpy(batch.dy)
@@ -88,9 +81,45 @@ class PyTorch:
 
         return self._ready(backward, dy, x, gamma, mean, var, *saved)
 
+    def training(self, kind: str, batch: Batch, *arguments: float) -> dict[str, Call]:
+        layers = {"dropout": torch.nn.Dropout, "channel_dropout": torch.nn.Dropout2d}
+        layer = layers[kind](*arguments) if kind in layers else _norm(batch)
+        return recorded(layer, torch.from_numpy(batch.x), torch.from_numpy(batch.dy))
+
 
 def _vectors(batch: Batch) -> list[Any]:
     return [torch.from_numpy(v.copy()) for v in (batch.mean, batch.var, batch.gamma, batch.beta)]
+
+
+def _norm(batch: Batch) -> Any:
+    ranks = {2: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d, 5: torch.nn.BatchNorm3d}
+    layer = ranks[batch.x.ndim](len(batch.gamma))
+    layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data = _vectors(batch)
+    return layer
+
+
+def recorded(layer: Any, x: Any, dy: Any) -> dict[str, Call]:
+    """Prepare the passes of a layer by autograd.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        The layer.
+    x, dy : torch.Tensor
+        Its input, and the gradient with respect to its output.
+
+    Returns
+    -------
+    dict of str to callable
+        What is timed: forward, backward, and both as a step.
+    """
+    leaves = [x.detach().requires_grad_(), *layer.parameters()]
+    y = layer(leaves[0])
+    return {
+        "forward": lambda: layer(leaves[0]),
+        "backward": lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True),
+        "step": lambda: torch.autograd.grad(layer(leaves[0]), leaves, dy),
+    }
 
 
 def make(n_threads: int) -> PyTorch:
