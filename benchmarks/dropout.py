@@ -1,7 +1,9 @@
 """Dropout of elements in transformers, perceptrons and images, and dropout of channels."""
 
+from normdrop.bench.shapes import TRANSFORMERS, family_of
+
 from .passes import _Passes
-from .shapes import DTYPES, LAYOUTS, MAPS, ONE_LAYOUT, OPERATIONS, TOKENS, TRANSFORMERS, family_of
+from .shapes import DTYPES, LAYOUTS, MAPS, ONE_LAYOUT, OPERATIONS, TOKENS
 
 
 class _Dropout(_Passes):

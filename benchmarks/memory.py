@@ -5,10 +5,12 @@ import tracemalloc
 import numpy as np
 
 import normdrop as nd
+from normdrop.bench.shapes import shape_of
 
-from . import SMOKE, check_process
+from . import check_process
+from .shapes import MEMORY
 
-SHAPE = (2, 4, 8, 8) if SMOKE else (32, 256, 28, 28)  # 25.7 MB in float32
+SHAPE = shape_of(MEMORY[0])
 LAYERS = {
     "dropout": lambda: nd.Dropout(0.5, rng=0),
     "channel dropout": lambda: nd.Dropout2d(0.5, rng=0),

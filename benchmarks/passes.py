@@ -10,11 +10,11 @@ from normdrop.bench import sides
 from normdrop.bench.batch import Batch
 from normdrop.bench.peers import numpy_formulas
 from normdrop.bench.protocol import VERSION, Call
+from normdrop.bench.shapes import shape_of
 
 from . import check_process
 from .one import in_new_process
 from .protocol import PROCESSES, n_threads, planted, ratio
-from .shapes import shape_of
 
 Calls = Mapping[str, Call]
 

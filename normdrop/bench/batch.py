@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normdrop.bench.cases import Shape
+from normdrop.bench.shapes import Shape
 
 Array = npt.NDArray[Any]
 

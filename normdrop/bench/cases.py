@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-Shape = tuple[int, ...]
+from normdrop.bench.shapes import Shape
 
 
 @dataclass(frozen=True)

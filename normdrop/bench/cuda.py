@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import normdrop
 from normdrop import _device, functional
+from normdrop.bench import shapes
 from normdrop.bench.protocol import Call
 
 COPY, OURS, PEER = "copy", "normdrop", "PyTorch"
@@ -41,19 +42,13 @@ class Amount:
     """
 
     sizes: tuple[int, ...]
-    shapes: tuple[tuple[int, int, int, int], ...]
+    shapes: tuple[shapes.Shape, ...]
     rounds: int
     calls: int
 
 
-_SMALL = (32, 32, 1, 1)
-FULL = Amount(
-    (1 << 10, 1 << 20, 1 << 24, 1 << 28),
-    ((256, 64, 112, 112), (256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7), _SMALL),
-    rounds=15,
-    calls=10,
-)  # fmt: skip
-QUICK = Amount((1 << 10, 1 << 26), ((256, 256, 56, 56), _SMALL), rounds=5, calls=5)
+FULL = Amount(shapes.GPU_SIZES, shapes.GPU_IMAGES, rounds=15, calls=10)
+QUICK = Amount(shapes.GPU_QUICK_SIZES, shapes.GPU_QUICK_IMAGES, rounds=5, calls=5)
 
 
 @dataclass(frozen=True)

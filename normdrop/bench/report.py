@@ -7,7 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from normdrop.bench.cases import PASSES, Shape
+from normdrop.bench.cases import PASSES
+from normdrop.bench.shapes import Shape
 from normdrop.bench.sides import OURS
 from normdrop.bench.study import ALL, COPY, ONE, Measurement, Study
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from normdrop.bench import shapes
 from normdrop.bench.cases import (
     BACK,
     BATCH_NORM,
@@ -78,42 +79,23 @@ class Settings:
 # on flat arrays.
 FULL = Settings(
     families=(
+        Family("channels first", shapes.images(32, shapes.STEM, (64, 56), *shapes.STAGES), (CHANNELS, *BATCH_NORM)),
         Family(
-            "channels first",
-            (
-                (32, 64, 112, 112),
-                (32, 64, 56, 56),
-                (32, 256, 56, 56),
-                (32, 512, 28, 28),
-                (32, 1024, 14, 14),
-                (32, 2048, 7, 7),
-            ),
-            (CHANNELS, *BATCH_NORM),
+            "channels last", shapes.images(32, (64, 56), (512, 28)), (HALF, CHANNELS, *BATCH_NORM), channels_last=True
         ),
-        Family(
-            "channels last", ((32, 64, 56, 56), (32, 512, 28, 28)), (HALF, CHANNELS, *BATCH_NORM), channels_last=True
-        ),
-        Family("rows", ((128, 1024), (64, 4096), (4096, 1024), (1_000_000, 8)), BATCH_NORM),
-        Family("few channels", ((32, 1, 224, 224), (32, 3, 224, 224)), BATCH_NORM),
-        Family("a batch of 2", ((2, 256, 56, 56),), BATCH_NORM),
-        Family(IN_CACHE, tuple((1 << n,) for n in (10, 12, 14, 16, 18, 20)), DROPOUT),
-        Family(IN_MEMORY, tuple((1 << n,) for n in (22, 24, 26)), DROPOUT),
-        Family(IN_MEMORY, ((1 << 28,), (400_000_000,)), (HALF, BACK)),
-        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in range(10)), (NORM, NORM_BACK)),
-        Family(GROWING, ((32, 32, 625, 625),), (NORM, NORM_BACK)),
-        Family("small calls", ((32, 32),), (HALF, BACK, *BATCH_NORM)),
+        Family("rows", shapes.FEATURES, BATCH_NORM),
+        Family("few channels", shapes.FEW_CHANNELS, BATCH_NORM),
+        Family("a batch of 2", shapes.images(2, (256, 56)), BATCH_NORM),
+        Family(IN_CACHE, shapes.IN_CACHE, DROPOUT),
+        Family(IN_MEMORY, shapes.IN_MEMORY, DROPOUT),
+        Family(IN_MEMORY, shapes.LARGEST, (HALF, BACK)),
+        Family(GROWING, shapes.GROWING, (NORM, NORM_BACK)),
+        Family("small calls", (shapes.SMALL,), (HALF, BACK, *BATCH_NORM)),
     ),
     on_threads=tuple(
         Case(place, operation, shape)
-        for place, shape, operations in (
-            ("in cache", (1 << 18,), (HALF, BACK)),
-            ("in cache", (1 << 20,), (HALF, BACK)),
-            ("in cache", (32, 32, 16, 16), BATCH_NORM),
-            ("in cache", (32, 64, 32, 32), BATCH_NORM),
-            ("in memory", (1 << 24,), (HALF, BACK)),
-            ("in memory", (32, 64, 56, 56), BATCH_NORM),
-        )
-        for operation in operations
+        for place, shape in shapes.ON_THREADS
+        for operation in (BATCH_NORM if len(shape) > 1 else (HALF, BACK))
     ),
     rounds=15,
     seconds=0.004,
@@ -123,12 +105,12 @@ FULL = Settings(
 )
 QUICK = Settings(
     families=(
-        Family("channels first", ((32, 64, 56, 56),), (CHANNELS, *BATCH_NORM)),
-        Family("rows", ((128, 1024),), (NORM, NORM_BACK)),
-        Family(IN_CACHE, tuple((1 << n,) for n in (14, 18)), (HALF, BACK)),
-        Family(IN_MEMORY, ((1 << 22,),), (HALF, BACK)),
-        Family(GROWING, tuple((32, 32, 1 << n, 1 << n) for n in (2, 4, 6)), (NORM, NORM_BACK)),
-        Family("small calls", ((32, 32),), (HALF, NORM)),
+        Family("channels first", shapes.images(32, (64, 56)), (CHANNELS, *BATCH_NORM)),
+        Family("rows", shapes.FEATURES[:1], (NORM, NORM_BACK)),
+        Family(IN_CACHE, shapes.IN_CACHE[2::2][:2], (HALF, BACK)),
+        Family(IN_MEMORY, shapes.IN_MEMORY[:1], (HALF, BACK)),
+        Family(GROWING, shapes.GROWING[2:8:2], (NORM, NORM_BACK)),
+        Family("small calls", (shapes.SMALL,), (HALF, NORM)),
     ),
     on_threads=tuple(case for case in FULL.on_threads if case.operation in (HALF, NORM)),
     rounds=5,

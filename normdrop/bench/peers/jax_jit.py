@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from normdrop.bench.batch import Array, Batch
-from normdrop.bench.cases import Shape
 from normdrop.bench.protocol import Call
+from normdrop.bench.shapes import Shape
 
 
 class JAX:

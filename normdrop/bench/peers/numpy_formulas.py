@@ -5,8 +5,8 @@
 import numpy as np
 
 from normdrop.bench.batch import Batch
-from normdrop.bench.cases import Shape
 from normdrop.bench.protocol import Call
+from normdrop.bench.shapes import Shape
 
 
 class NumPy:
