@@ -52,6 +52,28 @@ def test_bench_measures_every_pass_beside_a_copy(tmp_path, capsys):
     assert {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"dropout backward"}
 
 
+def test_bench_takes_turns_in_both_orders_on_a_gpu_and_compares_within_a_round(monkeypatch):
+    from normdrop.bench import cuda
+
+    sides = {"copy": lambda: "copy", "normdrop": lambda: "normdrop"}
+    seconds = {"copy": iter([1.0, 2.0, 9.0]), "normdrop": iter([4.0, 1.0, 9.0])}
+    turns = []
+
+    def fake_time(call, n_calls):
+        turns.append(call())
+        return next(seconds[call()]), 1.0
+
+    monkeypatch.setattr(cuda, "_sides", lambda arrays, name: sides.items())
+    monkeypatch.setattr(cuda, "_time", fake_time)
+    arrays = SimpleNamespace(shape=(8,), dtype=np.dtype(np.float32))
+    (row,) = cuda._measured(cuda.Amount((), (), rounds=3, calls=1), arrays, "", ["dropout"])
+    rounds = [tuple(turns[i : i + 2]) for i in range(0, 6, 2)]
+    assert rounds[0] == rounds[1][::-1] == rounds[2]
+    numbers = row.numbers()
+    assert numbers["of_copy"] == 1  # of 1/4, 2 and 1; the medians of the times are 2 and 4
+    assert numbers["microseconds"] == {"copy": 2e6, "normdrop": 4e6}
+
+
 @pytest.mark.cuda
 def test_bench_leaves_out_shapes_that_do_not_fit_into_the_gpu(tmp_path, capsys, monkeypatch):
     from normdrop._cuda import launch

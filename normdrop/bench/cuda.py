@@ -3,8 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 import normdrop
-from normdrop import _device, functional
-from normdrop.bench import shapes
-from normdrop.bench.protocol import Call
+from normdrop import _device
+from normdrop.bench import shapes, sides
+from normdrop.bench.protocol import Call, Times, orders
 
-COPY, OURS, PEER = "copy", "normdrop", "PyTorch"
-PASSES = ("dropout", "dropout backward", "batch norm", "batch norm backward")
+COPY, OURS, PEER = "copy", sides.OURS[0], "PyTorch"
+# How many arrays each must read and write at least: statistics and normalization each read x, and both halves of
+# backward read dy and x.
+PASSES = {"dropout": 2, "dropout backward": 2, "batch norm": 3, "batch norm backward": 5}
 _ALONE, _WITH_PEER = 5, 10  # arrays of one shape at a time
 LEGEND = (
     "us: device time of a call, the median of the rounds. host us: what a call costs its Python thread. copy: time of "
     "copying as many bytes as the pass must read and write at least, over the time of the pass; 1 is the speed of "
-    "memory. x PyTorch: PyTorch's time over ours; more than 1 is faster than PyTorch. Left out: shapes of which the "
-    "GPU's free memory does not hold 10 arrays, without PyTorch 5."
+    "memory. x PyTorch: PyTorch's time over ours; more than 1 is faster than PyTorch. Ratios are medians of the "
+    "ratios within a round. Left out: shapes of which the GPU's free memory does not hold 10 arrays, without PyTorch 5."
 )
 
 
@@ -61,32 +64,36 @@ class Row:
         The pass, channels first or last, and the dtype.
     shape : tuple of int
         Shape of the input.
-    microseconds, host_microseconds : dict of str to float
-        Device time and host time of a call of each side.
-    arrays : int
-        Arrays that the pass must read or write.
     itemsize : int
         Bytes of an element.
+    device, host : Times
+        Times of each side on the device, and of its Python thread.
     """
 
     name: str
     layout: str
     dtype: str
-    shape: tuple[int, ...]
-    microseconds: Mapping[str, float]
-    host_microseconds: Mapping[str, float]
-    arrays: int
+    shape: shapes.Shape
     itemsize: int
+    device: Times
+    host: Times
 
-    @property
-    def gigabytes_per_second(self) -> float:
-        """Bytes that the pass must move, per time."""
-        return self.arrays * self.itemsize * float(np.prod(self.shape)) / self.microseconds[OURS] / 1e3
-
-    @property
-    def of_copy(self) -> float:
-        """Fraction of the speed of a copy."""
-        return self.microseconds[COPY] * self.arrays / 2 / self.microseconds[OURS]
+    def numbers(self) -> dict[str, Any]:
+        """Return what the JSON file has of it."""
+        medians = [{side: times.microseconds(side) for side in times.seconds} for times in (self.device, self.host)]
+        arrays = PASSES[self.name]
+        return {
+            "name": self.name,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "shape": self.shape,
+            "microseconds": medians[0],
+            "host_microseconds": medians[1],
+            "arrays": arrays,
+            "itemsize": self.itemsize,
+            "gigabytes_per_second": arrays * self.itemsize * math.prod(self.shape) / medians[0][OURS] / 1e3,
+            "of_copy": self.device.ratio(COPY, OURS).middle * arrays / 2,
+        }
 
 
 def chosen(only: str) -> list[str]:
@@ -114,29 +121,25 @@ def run(amount: Amount, output: Path, *, only: str = "", as_json: bool = False) 
     machine = {"device": launch.describe(), "normdrop": normdrop.__version__}
     if torch := _torch():
         machine[PEER] = str(torch.__version__)
-    collected = json.dumps({"machine": machine, "rows": [_numbers(row) for row in rows]}, indent=1)
+    collected = json.dumps({"machine": machine, "rows": [row.numbers() for row in rows]}, indent=1)
     table = "\n".join([", ".join(f"{key} {value}" for key, value in machine.items()), "", *_table(rows), "", LEGEND])
     (output / "cuda.json").write_text(collected + "\n", encoding="utf-8")
     (output / "cuda.md").write_text(table + "\n", encoding="utf-8")
     print(collected if as_json else table)
 
 
-def _numbers(row: Row) -> dict[str, Any]:
-    return {**vars(row), "gigabytes_per_second": row.gigabytes_per_second, "of_copy": row.of_copy}
-
-
 def _table(rows: list[Row]) -> Iterator[str]:
     yield "| pass | shape | layout | dtype | us | GB/s | copy | PyTorch us | x PyTorch | host us | PyTorch host us |"
     yield "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows:
-        peer, ratio, peer_host = "", "", ""
-        if PEER in row.microseconds:
-            peer, peer_host = f"{row.microseconds[PEER]:.1f}", f"{row.host_microseconds[PEER]:.1f}"
-            ratio = f"{row.microseconds[PEER] / row.microseconds[OURS]:.2f}"
+        numbers, peer, ratio, peer_host = row.numbers(), "", "", ""
+        if PEER in row.device.seconds:
+            peer, peer_host = (f"{times.microseconds(PEER):.1f}" for times in (row.device, row.host))
+            ratio = f"{row.device.ratio(PEER, OURS).middle:.2f}"
         yield (
             f"| {row.name} | {' × '.join(map(str, row.shape))} | {row.layout} | {row.dtype} | "
-            f"{row.microseconds[OURS]:.1f} | {row.gigabytes_per_second:.0f} | {row.of_copy:.2f} | {peer} | {ratio} | "
-            f"{row.host_microseconds[OURS]:.1f} | {peer_host} |"
+            f"{row.device.microseconds(OURS):.1f} | {numbers['gigabytes_per_second']:.0f} | {numbers['of_copy']:.2f} | "
+            f"{peer} | {ratio} | {row.host.microseconds(OURS):.1f} | {peer_host} |"
         )
 
 
@@ -159,15 +162,15 @@ def _dtypes() -> Iterator[np.dtype[Any]]:
 
 
 def _rows(amount: Amount, only: str) -> Iterator[Row]:
-    names = chosen(only)
+    dropouts, norms = ([name for name in chosen(only) if name.startswith(kind)] for kind in ("dropout", "batch norm"))
     for dtype in _dtypes():
-        for size in amount.sizes if {*names} & {*PASSES[:2]} else []:
+        for size in amount.sizes if dropouts else ():
             if _fits((size,), dtype):
-                yield from _measured(amount, _Arrays((size,), dtype), "", names, _dropouts)
-        for shape in amount.shapes if {*names} & {*PASSES[2:]} else []:
+                yield from _measured(amount, _Arrays((size,), dtype), "", dropouts)
+        for shape in amount.shapes if norms else ():
             if _fits(shape, dtype):
-                yield from _measured(amount, _Arrays(shape, dtype), "first", names, _norms)
-                yield from _measured(amount, _Arrays(shape, dtype, channels_last=True), "last", names, _norms)
+                yield from _measured(amount, _Arrays(shape, dtype), "first", norms)
+                yield from _measured(amount, _Arrays(shape, dtype, channels_last=True), "last", norms)
 
 
 def _fits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -180,80 +183,64 @@ def _fits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
 
 
 class _Arrays:
-    """Input, gradient and output on the GPU, and an input of PyTorch's; channels last is (N * H * W, C) for us."""
+    """What a `Batch` has, on the GPU, and an input of PyTorch's; channels last is (N * H * W, C) for us."""
 
-    def __init__(self, image: tuple[int, ...], dtype: np.dtype[Any], channels_last: bool = False) -> None:
+    def __init__(self, image: shapes.Shape, dtype: np.dtype[Any], channels_last: bool = False) -> None:
         shape = (image[0] * image[2] * image[3], image[1]) if channels_last else image
         rng = np.random.default_rng(0)
-        part = rng.standard_normal(min(int(np.prod(shape)), 1 << 20), np.float32).astype(dtype)
+        part = rng.standard_normal(min(math.prod(shape), 1 << 20), np.float32).astype(dtype)
         values: npt.NDArray[Any] = np.resize(part, shape)
         self.shape, self.dtype = shape, dtype
         self.x, self.dy, self.out = (_device.to_device(values) for _ in range(3))
-        self.n_channels = shape[1] if len(shape) > 1 else 1
+        n_channels = shape[1] if len(shape) > 1 else 1
+        self.gamma = self.var = np.ones(n_channels, np.float32)
+        self.beta = self.mean = np.zeros(n_channels, np.float32)
         self.library = _torch()
         if self.library:
             name = getattr(self.library, dtype.name)
             flat = self.library.from_numpy(part.astype(np.float32)).cuda().to(name)
-            count = int(np.prod(shape))
+            count = math.prod(shape)
             self.tensor = flat.repeat(-(-count // flat.numel()))[:count].reshape(image)
             if channels_last:
                 self.tensor = self.tensor.contiguous(memory_format=self.library.channels_last)
 
-
-Sides = Iterator[tuple[str, int, Mapping[str, Call]]]
-
-
-def _dropouts(arrays: _Arrays) -> Sides:
-    x, dy, out = arrays.x, arrays.dy, arrays.out
-    layer = normdrop.Dropout(0.5, rng=0)
-    context = functional.dropout(x, 0.5, rng=0, out=out)[1]
-    sides: dict[str, Call] = {OURS: lambda: layer(x, out=out)}
-    if torch := arrays.library:
-        drop = torch.nn.Dropout(0.5)
-        sides[PEER] = lambda: drop(arrays.tensor)
-    yield "dropout", 2, sides
-    yield "dropout backward", 2, {OURS: lambda: functional.dropout_backward(dy, context, out=out)}
+    def buffer(self) -> Any:
+        return self.out
 
 
-def _norms(arrays: _Arrays) -> Sides:
-    x, dy, out = arrays.x, arrays.dy, arrays.out
-    layer = normdrop.BatchNorm(arrays.n_channels).to_device()
-    context = functional.batch_norm(x, layer.gamma, layer.beta)[1]
-    forward: dict[str, Call] = {OURS: lambda: layer(x, out=out)}
-    backward: dict[str, Call] = {OURS: lambda: functional.batch_norm_backward(dy, context, out=out)}
-    if torch := arrays.library:
-        peer = torch.nn.BatchNorm2d(arrays.n_channels).cuda()
-        tensor = arrays.tensor.detach().requires_grad_()
-        result, gradient = peer(tensor), torch.ones_like(arrays.tensor)  # of the same memory format
-        forward[PEER] = lambda: peer(arrays.tensor)
-        backward[PEER] = lambda: torch.autograd.grad(result, (tensor, *peer.parameters()), gradient, retain_graph=True)
-    # Statistics and normalization each read x, and both halves of backward read dy and x.
-    yield "batch norm", 3, forward
-    yield "batch norm backward", 5, backward
+class _Normdrop(sides.Normdrop):
+    def _layer(self, kind: str, batch: Any, *arguments: float) -> Any:
+        return super()._layer(kind, batch, *arguments).to_device()
 
 
-def _measured(
-    amount: Amount, arrays: _Arrays, layout: str, names: list[str], passes: Callable[[_Arrays], Sides]
-) -> Iterator[Row]:
+def _sides(arrays: Any, name: str) -> Iterator[tuple[str, Call]]:
     from normdrop._cuda import launch
 
-    for name, n_arrays, sides in passes(arrays):
-        if name not in names:
-            continue
-        calls = {COPY: launch.copying(_device.view(arrays.out), _device.view(arrays.x)), **sides}
-        device: dict[str, list[float]] = {side: [] for side in calls}
-        host: dict[str, list[float]] = {side: [] for side in calls}
+    yield COPY, launch.copying(_device.view(arrays.out), _device.view(arrays.x))
+    arguments = (0.5,) if name.startswith("dropout") else ()
+    yield OURS, getattr(_Normdrop(OURS), name.replace(" ", "_"))(arrays, *arguments)
+    torch = arrays.library
+    if torch and name == "dropout":
+        yield PEER, partial(torch.nn.Dropout(*arguments), arrays.tensor)
+    elif torch and name.startswith("batch norm"):
+        from normdrop.bench.peers.torch_eager import recorded
+
+        layer = torch.nn.BatchNorm2d(len(arrays.gamma)).cuda()
+        calls = recorded(layer, arrays.tensor, torch.ones_like(arrays.tensor))  # of the same memory format
+        yield PEER, calls["backward" if name.endswith("backward") else "forward"]
+
+
+def _measured(amount: Amount, arrays: _Arrays, layout: str, names: list[str]) -> Iterator[Row]:
+    for name in names:
+        calls = dict(_sides(arrays, name))
+        device, host = ({side: np.empty(amount.rounds) for side in calls} for _ in range(2))
         for call in calls.values():
             call()
-        for _ in range(amount.rounds):
-            for side, call in calls.items():
-                on_device, on_host = _time(call, amount.calls)
-                device[side].append(on_device)
-                host[side].append(on_host)
-        medians = [{side: float(np.median(v)) * 1e6 for side, v in times.items()} for times in (device, host)]
-        yield Row(
-            name, layout, arrays.dtype.name, arrays.shape, medians[0], medians[1], n_arrays, arrays.dtype.itemsize
-        )
+        for i, order in enumerate(orders(len(calls), amount.rounds)):
+            for j in order:
+                side = list(calls)[j]
+                device[side][i], host[side][i] = _time(calls[side], amount.calls)
+        yield Row(name, layout, arrays.dtype.name, arrays.shape, arrays.dtype.itemsize, Times(device), Times(host))
 
 
 def _time(call: Call, n_calls: int) -> tuple[float, float]:
