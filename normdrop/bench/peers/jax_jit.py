@@ -100,16 +100,5 @@ def _jitted(function: Callable[..., Any], *arguments: Any) -> Call:
 
 
 def make(n_threads: int) -> JAX:
-    """Make it.
-
-    Parameters
-    ----------
-    n_threads : int
-        Is of no use: a running JAX cannot be told.
-
-    Returns
-    -------
-    JAX
-        The peer.
-    """
+    """Make it; a running JAX cannot be told how many threads to use."""
     return JAX()

@@ -107,16 +107,5 @@ def _dropout_backward(batch: Batch, shape: Shape, p: float) -> Call:
 
 
 def make(n_threads: int) -> NumPy:
-    """Make it.
-
-    Parameters
-    ----------
-    n_threads : int
-        Is of no use: these functions of NumPy run on one thread.
-
-    Returns
-    -------
-    NumPy
-        The peer.
-    """
+    """Make it; these functions of NumPy run on one thread, whatever is asked for."""
     return NumPy()

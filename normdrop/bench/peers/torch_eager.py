@@ -123,16 +123,5 @@ def recorded(layer: Any, x: Any, dy: Any) -> dict[str, Call]:
 
 
 def make(n_threads: int) -> PyTorch:
-    """Make it.
-
-    Parameters
-    ----------
-    n_threads : int
-        On how many threads it runs.
-
-    Returns
-    -------
-    PyTorch
-        The peer.
-    """
+    """Make it, on so many threads."""
     return PyTorch(n_threads)
