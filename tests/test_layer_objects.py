@@ -325,7 +325,7 @@ def test_an_array_that_a_layer_has_cannot_become_none_nor_the_other_way_round(
 READ_ONLY = np.ones(3)
 READ_ONLY.flags.writeable = False
 WRONG = {
-    "a list": ([1.0, 1.0, 1.0], TypeError, ("list", "np.asarray")),
+    "a list": ([1.0, 1.0, 1.0], TypeError, ("list", "np.asarray", "dtype=np.float64")),
     "a number": (1.0, TypeError, ("float 1.0",)),
     "two channels": (np.ones(2), ValueError, ("shape (3,)", "(2,)")),
     "ints": (np.ones(3, np.int64), TypeError, ("int64", "astype")),

@@ -209,7 +209,7 @@ def batch_norm_backward(
     walk = Pass(x, out, axis)
     sums = per_channel.empty(2, x.shape[axis], x)
     if x.size:
-        statistics = _checks.array(context.statistics, "context.statistics")
+        statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
         (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
         scale = scale if out is None else _overlap.apart(scale, out)
         _backend.batch_norm_backward(walk.y, walk.beside(dy), walk.x, sums, statistics, scale)

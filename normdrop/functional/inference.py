@@ -174,7 +174,7 @@ def batch_norm_inference_backward(
         sums = per_channel.empty(2, scale.size, kept)
         if kept.size:
             read = Reading(kept, axis)
-            statistics = _checks.array(context.statistics, "context.statistics")
+            statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
             _backend.parameter_gradients(sums, read.beside(dy), read.x, statistics)
         else:
             sums.fill(0.0)

@@ -111,7 +111,7 @@ def update_running(
 
 def check(values: Any, name: str, n_channels: int) -> Array:
     """Return a view of running statistics after checking that a batch can be folded into them."""
-    vector = _checks.array(values, name)
+    vector = _checks.array(values, name, _FLOAT64)
     if vector.dtype != _FLOAT64:
         raise TypeError(f"{name} must have dtype float64; got {vector.dtype}. Use {name}.astype(np.float64).")
     if vector.shape != (n_channels,):
