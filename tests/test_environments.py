@@ -182,9 +182,11 @@ def test_what_numba_does_before_it_compiles_is_not_interrupted(in_subprocess: Ru
     """An interrupt comes in the midst of a module, after what it cannot register twice."""
     in_subprocess(
         """
-import sys, threading, _thread
+import signal, sys, threading, _thread
 import numpy as np
 from normdrop import functional
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 
 def interrupt(frame, *_):
     if frame.f_code.co_name == "register_jitable" and frame.f_back.f_globals["__name__"] == "numba.cpython.unicode":
