@@ -31,7 +31,7 @@ np.testing.assert_array_equal(y, expected)
 CODE = (
     """
 import hashlib
-from normdrop._cpu.cache import _CheckedFile
+from normdrop._cpu.numba_internals import CheckedFile
 
 def told(word, method):
     def tell(self, *arguments):
@@ -41,8 +41,8 @@ def told(word, method):
         return data
     return tell
 
-_CheckedFile._save_data = told("compiled", _CheckedFile._save_data)
-_CheckedFile._load_data = told("loaded", _CheckedFile._load_data)
+CheckedFile._save_data = told("compiled", CheckedFile._save_data)
+CheckedFile._load_data = told("loaded", CheckedFile._load_data)
 """
     + RIGHT
 )

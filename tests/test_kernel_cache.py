@@ -257,7 +257,7 @@ def test_changed_kernel_source_gives_a_new_name(in_subprocess: Run, tmp_path: Pa
             if source:
                 with open(package / source, "a", encoding="utf-8") as changed:
                     changed.write("# changed\\n")
-            launch.cache.digests_of_sources.cache_clear()
+            launch.sources.digests.cache_clear()
             print(launch._digest())
         """,
         PYTHONPATH=str(tmp_path / "site"),

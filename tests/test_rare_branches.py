@@ -68,7 +68,7 @@ def test_threads_are_not_entered_where_they_are_known_to_end_the_process(monkeyp
         assert launch.explain_parallel()[0] is False
         assert "PyTorch" in launch.explain_parallel()[1]
     with monkeypatch.context() as patch:
-        patch.setattr(launch.numba_parallel, "_is_initialized", True)
+        patch.setattr(launch.numba, "threading_layer", lambda: "omp")
         patch.setattr(_process, "native_threads", lambda: 1)
         assert launch.explain_parallel() == (
             False,
@@ -98,13 +98,13 @@ def test_a_threading_layer_that_does_not_start_means_no_threads(monkeypatch) -> 
 
 
 def test_there_is_a_cache_folder_unless_numba_finds_none(monkeypatch) -> None:
-    from normdrop._cpu import cache, launch
+    from normdrop._cpu import launch, numba_internals
 
-    def enable(dispatcher) -> None:
+    def cached(function) -> None:
         raise RuntimeError("cannot cache function: no locator available")
 
     assert launch.config.DISABLE_JIT or launch.cache_folder()
-    monkeypatch.setattr(cache, "enable", enable)
+    monkeypatch.setattr(numba_internals, "cached", cached)
     assert launch.cache_folder() is None
 
 
@@ -191,15 +191,15 @@ def test_vectors_do_not_mix_with_scalars() -> None:
 @pytest.fixture
 def uncached(monkeypatch) -> list[str]:
     """Let every attempt at a cache fail, and list the kernels that were compiled all the same."""
-    from normdrop._cpu import cache
+    from normdrop._cpu import numba_internals
 
     tried: list[str] = []
 
-    def enable(dispatcher) -> None:
-        tried.append(dispatcher.py_func.__name__)
+    def cached(function, signature, **options) -> None:
+        tried.append(function.__name__)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "enable", enable)
+    monkeypatch.setattr(numba_internals, "cached", cached)
     return tried
 
 

@@ -13,7 +13,7 @@ import pytest
 from numba import config
 
 from normdrop import _process
-from normdrop._cpu import cache, compiling, launch, teams
+from normdrop._cpu import compiling, launch, numba_internals, sources, teams
 
 
 def _fail(*_: Any, **__: Any) -> None:
@@ -62,7 +62,7 @@ def test_threads_that_were_tried_are_gone_before_others_start(monkeypatch: pytes
 def test_kernels_are_serial_in_a_thread_that_can_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_layer_safety", None)
     monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 2)
-    monkeypatch.setattr(launch.numba_parallel, "_is_initialized", False)
+    monkeypatch.setattr(launch, "_layer_is_started", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(teams, "can_start", lambda n: False)
     safe, reason = launch.explain_parallel()
@@ -90,13 +90,13 @@ def test_settings_that_cannot_be_read_anew_stay(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("function", "result"), [("iter_modules", []), ("get_data", None)])
 def test_without_sources_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, function: str, result: Any) -> None:
-    cache.digests_of_sources.cache_clear()
+    sources.digests.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(pkgutil, function, lambda *_: result)
         with pytest.raises(OSError, match="cannot be"):
-            cache.digests_of_sources()
+            sources.digests()
         assert launch.cache_folder() is None
-    assert len(set(cache.digests_of_sources())) > 20
+    assert len(set(sources.digests())) > 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names the user's folder as Linux does")
@@ -105,7 +105,7 @@ def test_a_cache_for_the_user_is_taken_where_its_place_is_known(
     monkeypatch: pytest.MonkeyPatch, home: str, is_taken: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", home)
-    places = {place.__name__ for place in cache._Places._locator_classes.fget(None)}
+    places = {place.__name__ for place in numba_internals.Places._locator_classes.fget(None)}
     assert "InTreeCacheLocator" in places
     assert ("UserWideCacheLocator" in places) == is_taken
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from normdrop._cpu.memory import place_of
 from normdrop._cpu.simd import LANES, broadcast, compiled_as, keep_vectors_whole
@@ -50,7 +51,7 @@ def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
         keep_vectors_whole(builder)
         array, i, e = args
         vector = ir.VectorType(_I16, LANES)
-        data = context.make_array(words)(context, builder, array).data
+        data = cgutils.create_struct_proxy(words)(context, builder, array).data
         lanes = builder.load(builder.bitcast(builder.gep(data, [i]), vector.as_pointer()))
         lanes.align = 2
         bit = builder.shl(ir.Constant(_I16, 1), builder.trunc(e, _I16))

@@ -7,11 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from numba import config
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
-
 from normdrop import _process
+from normdrop._cpu import numba_internals
 
 _prepared = False
 _preparing = threading.RLock()
@@ -28,7 +25,7 @@ def prepare() -> None:
     for the compiler's lock.
     """
     global _prepared
-    if _prepared or global_compiler_lock.is_locked():  # by this thread: in a finalizer, amidst a compilation
+    if _prepared or not numba_internals.may_get_ready():
         return
     with _process.not_within(_preparing, "compiling or loading a kernel"):
         thread = threading.Thread(target=_refresh)
@@ -39,9 +36,8 @@ def prepare() -> None:
 
 
 def _refresh() -> None:
-    with suppress(Exception), _process.not_within(global_compiler_lock, "compiling or loading a kernel"):
-        cpu_target.typing_context.refresh()
-        cpu_target.target_context.refresh()
+    with suppress(Exception), _process.not_within(numba_internals.COMPILER_LOCK, "compiling or loading a kernel"):
+        numba_internals.get_ready()
 
 
 @contextmanager
@@ -52,15 +48,12 @@ def undisturbed() -> Iterator[None]:
     threads were started. At the level DEBUG it writes some 10 000 records about each function; whoever wants them gives
     its logger that level, not only the root.
     """
-    reload, is_loud = config.reload_config, _logger.level == logging.NOTSET and _logger.isEnabledFor(logging.DEBUG)
+    is_loud = _logger.level == logging.NOTSET and _logger.isEnabledFor(logging.DEBUG)
     try:
-        with suppress(Exception):
-            reload()
-        config.reload_config = lambda: None
         if is_loud:
             _logger.setLevel(logging.INFO)
-        yield
+        with numba_internals.settings_stay():
+            yield
     finally:
-        config.reload_config = reload
         if is_loud:
             _logger.setLevel(logging.NOTSET)

@@ -17,34 +17,23 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite.binding.ffi import lib as llvm_library
-from numba import config, njit, types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.errors import NumbaWarning
-from numba.core.registry import cpu_target
-from numba.np.ufunc import parallel as numba_parallel
+from numba import NumbaWarning, config, njit, types
 
 from normdrop import _process
-from normdrop._cpu import cache, compiling, teams
+from normdrop._cpu import compiling, numba_internals, sources, target, teams
 from normdrop._cpu.half import storage
-from normdrop._cpu.inlining import InlinedCompiler
 
 PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
-
-# Only the loops that say so are parallel: the searches for others take a tenth of the time of a compilation.
-_PRANGE = dict.fromkeys(
-    ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False
-) | {"prange": True}
 
 # No fastmath anywhere: it would change bits with the vector width and drop NaN tests. The NumPy error model lets
 # divisions vectorize; nogil lets several Python threads run serial kernels at once.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 # Numba's own lock, so that there is no order of two: whoever compiles or loads a kernel holds it.
-_lock = global_compiler_lock
+_lock = numba_internals.COMPILER_LOCK
 
-_process.wait_before_fork(global_compiler_lock)
-_process.wait_before_fork(llvm_library._lock)  # LLVM's objects are disposed of outside of Numba's
+for _waited_for in numba_internals.LOCKS:
+    _process.wait_before_fork(_waited_for)
 
 
 def helper(function: Callable[..., Any]) -> Any:
@@ -52,8 +41,7 @@ def helper(function: Callable[..., Any]) -> Any:
 
     There is no machine code of it alone, and no wrapper for Python: a call from Python ends the process.
     """
-    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(forceinline=True, pipeline_class=InlinedCompiler, **wrappers, **_OPTIONS)(function)
+    return njit(**numba_internals.helper_options(), **_OPTIONS)(function)
 
 
 _Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of parameters, whether parallel
@@ -138,22 +126,13 @@ def _compile(function: Any, name: str, signature: Any, parallel: bool) -> Any:
     )
     twin.__module__ = function.__module__
 
-    def dispatcher() -> Any:
-        # A copy, because Numba takes out what it has read.
-        return njit(parallel=dict(_PRANGE) if parallel else False, no_cfunc_wrapper=True, **_OPTIONS)(twin)
-
     with warnings.catch_warnings(), compiling.undisturbed():
         warnings.simplefilter("ignore", NumbaWarning)  # about caches and threading layers: nothing the caller did
         try:
             twin.__name__ = twin.__qualname__ = f"{name}_{_digest()}"
-            compiled = dispatcher()
-            cache.enable(compiled)
-            compiled.compile(signature)
+            return numba_internals.cached(twin, signature, **numba_internals.kernel_options(parallel), **_OPTIONS)
         except Exception:  # no place for a cache, or a broken, full or read-only one, or no sources
-            compiled = dispatcher()
-            compiled.compile(signature)
-    compiled.disable_compile()
-    return compiled
+            return njit(signature, **numba_internals.kernel_options(parallel), **_OPTIONS)(twin)
 
 
 def _digest() -> str:
@@ -162,9 +141,8 @@ def _digest() -> str:
     Numba keeps index and code in two files: of two kinds of processors that share a folder and write at once, one would
     find the other's code under its own entry.
     """
-    processor = cpu_target.target_context.codegen().magic_tuple()  # as Numba's index names it
-    settings = numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT), repr(processor)
-    return hashlib.sha256("\n".join([*settings, *cache.digests_of_sources()]).encode()).hexdigest()[:16]
+    settings = numba.__version__, np.__version__, str(config.BOUNDSCHECK), str(config.OPT), *target.description()
+    return hashlib.sha256("\n".join([*settings, *sources.digests()]).encode()).hexdigest()[:16]
 
 
 _layer_safety: tuple[bool, str] | None = None
@@ -179,7 +157,7 @@ def explain_parallel() -> tuple[bool, str]:
         return False, "Numba has one thread"
     if sys.platform == "darwin" and "torch" in sys.modules:
         return False, "on macOS, PyTorch's OpenMP library and Numba's may crash together"
-    if _layer_safety is None and getattr(numba_parallel, "_is_initialized", False) and _process.native_threads() == 1:
+    if _layer_safety is None and _process.native_threads() == 1 and _layer_is_started():
         _layer_safety = False, "Numba's threads were started by a parent of this process and did not survive the fork"
     if _layer_safety is not None and not _layer_safety[0]:
         return _layer_safety
@@ -189,6 +167,14 @@ def explain_parallel() -> tuple[bool, str]:
         with _lock:
             _layer_safety = _probe_layer()
     return _layer_safety
+
+
+def _layer_is_started() -> bool:
+    try:
+        numba.threading_layer()
+    except ValueError:
+        return False
+    return True
 
 
 def _probe_layer() -> tuple[bool, str]:
@@ -217,10 +203,8 @@ def threads() -> int:
 
 def cache_folder() -> str | None:
     """Return the folder of compiled kernels, or None if there is no place for one."""
-    dispatcher = njit(threads)
     try:
         _digest()
-        cache.enable(dispatcher)
+        return str(numba_internals.cached(threads).stats.cache_path)
     except Exception:  # the same as when a kernel is compiled
         return None
-    return str(dispatcher.stats.cache_path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import models, register_model
 
 from normdrop._cpu import half
@@ -23,6 +24,7 @@ from normdrop._cpu.simd import (
     compiled_as,
     keep_vectors_whole,
     pieces,
+    short_name,
     vector_of,
 )
 
@@ -49,7 +51,7 @@ class _PointerModel(models.PrimitiveModel):
 
 def _data(context: Any, builder: Any, x: Any, value: Any) -> Any:
     """Code for the address of the first element of an array, or of what a pointer points to."""
-    return value if isinstance(x, PointerType) else context.make_array(x)(context, builder, value).data
+    return value if isinstance(x, PointerType) else cgutils.create_struct_proxy(x)(context, builder, value).data
 
 
 def place_of(context: Any, builder: Any, x: Any, value: Any, index: Any, target: ir.Type) -> Any:
@@ -149,7 +151,7 @@ def _lanes_inside(builder: Any, i: Any, start: Any, stop: Any) -> Any:
 
 
 def _masked(builder: Any, name: str, vector: ir.VectorType, arguments: list[Any], result: Any) -> Any:
-    mangled = f"llvm.masked.{name}.v{LANES}{vector.element.intrinsic_name}.p0"
+    mangled = f"llvm.masked.{name}.v{LANES}{short_name(vector.element)}.p0"
     function = builder.module.declare_intrinsic(mangled, (), ir.FunctionType(result, [a.type for a in arguments]))
     return builder.call(function, arguments)
 

@@ -16,10 +16,9 @@ import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from normdrop._cpu import target
+from normdrop._cpu import numba_internals, target
 
 LANES = 16
 
@@ -58,8 +57,7 @@ def compiled_as(typing: Callable[..., Any]) -> Callable[[Any], Any]:
 
 def keep_vectors_whole(builder: Any) -> None:
     """Let LLVM use 512-bit registers where it has them, also where it would prefer 256."""
-    set.add(builder.function.attributes, '"min-legal-vector-width"="512"')
-    set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+    numba_internals.use_wide_registers(builder.function)
 
 
 def align_stack(builder: Any) -> None:
@@ -84,6 +82,11 @@ def broadcast(builder: Any, value: Any, n: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, n), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, n), None))
+
+
+def short_name(scalar: Any) -> str:
+    """LLVM's name of a scalar type in the names of its functions."""
+    return {"float": "f32", "double": "f64"}.get(str(scalar), str(scalar))
 
 
 def pieces(builder: Any, lanes: Any, n: int) -> list[Any]:
@@ -146,7 +149,7 @@ def sum_lanes(value: Any) -> Any:
 def _sqrt_typing(_typing_context: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = args[0].type
-        name = f"llvm.sqrt.v{LANES}{vector.element.intrinsic_name}"
+        name = f"llvm.sqrt.v{LANES}{short_name(vector.element)}"
         return builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(vector, [vector])), args)
 
     return value(value), codegen
@@ -189,12 +192,12 @@ def _add(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _arithmetic(operation: Any, instruction: Callable[[Any, Any, Any], Any]) -> None:
-    @infer_global(operation)
-    class _Typing(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
+    @type_callable(operation)
+    def _typing(_typing_context: Any) -> Any:
+        def result(a: Any, b: Any) -> Any:
+            return a if isinstance(a, VectorType) and a == b else None
+
+        return result
 
     @lower_builtin(operation, VectorType, VectorType)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:

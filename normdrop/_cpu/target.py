@@ -11,9 +11,18 @@ def cpu_name() -> str:
     return str(config.CPU_NAME or llvm.get_host_cpu_name())
 
 
+def _features() -> str:
+    named = config.CPU_FEATURES  # none at all for the name "generic"
+    return str(llvm.get_host_cpu_features().flatten() if named is None else named)
+
+
 def vector_width() -> int:
     """Return the bits of the widest vector registers that kernels use."""
-    named = config.CPU_FEATURES  # none at all for the name "generic"
-    features = llvm.get_host_cpu_features().flatten() if named is None else named
+    features = _features().split(",")
     widths = {"+avx512f": 512, "+avx2": 256, "+avx": 256}
-    return max((width for name, width in widths.items() if name in features.split(",")), default=128)
+    return max((width for name, width in widths.items() if name in features), default=128)
+
+
+def description() -> tuple[str, ...]:
+    """Return all from which Numba makes out for which CPU to compile."""
+    return llvm.get_process_triple(), cpu_name(), _features(), str(config.ENABLE_AVX)
