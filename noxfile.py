@@ -20,7 +20,13 @@ KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
 COMPILED = [*KERNELS, "-m", FAST, "-k", "not reference"]
 # What compiles every kind of kernel, for some dtype and order of memory.
 GENERATORS = [
-    f"tests/test_{name}.py" for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order", "simd")
+    f"tests/test_{name}.py"
+    for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order", "simd", "numba_internals")
+]
+# The oldest packages that pyproject.toml allows and PyPI has for one Python, and what any version of Numba must keep.
+OLDEST = ["numba==0.61.0", "numpy==1.26.0", "scipy==1.11.1"]
+VERSIONED = [
+    f"tests/test_{name}.py" for name in ("mask_law", "golden_statistics", "backend_parity", "numba_internals", "simd")
 ]
 # The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
 SIMULATED = [
@@ -90,6 +96,13 @@ def tests_serial(session: nox.Session) -> None:
 def tests_boundscheck(session: nox.Session) -> None:
     """Run the quicker tests of compiled kernels with every index checked."""
     _pytest(session, *COMPILED, NUMBA_BOUNDSCHECK="1")
+
+
+@nox.session(python="3.11")
+def tests_oldest(session: nox.Session) -> None:
+    """Run the laws of bits, and what Numba does not document, with the oldest packages; "tests" has the newest."""
+    session.install(".[test]", *OLDEST)
+    session.run("pytest", *(session.posargs or VERSIONED))
 
 
 @nox.session

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numba
 import pytest
 
 from normdrop._cpu import launch, numba_internals
@@ -51,11 +54,21 @@ def test_what_numba_does_not_document_is_used_in_one_file_alone() -> None:
 
 def test_this_version_of_numba_has_all_parts_and_each_says_what_happens_without() -> None:
     assert numba_internals.MISSING == {}
+    assert numba_internals._find("numba:a name that nothing has") is None
     for part in numba_internals.PARTS.values():
         assert part.purpose
         assert part.without
         assert part.since
         assert part.names
+
+
+def test_numba_is_one_that_was_tested() -> None:
+    """What pyproject.toml allows ends before the first minor version that nobody has run the tests with."""
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    (bounds,) = re.findall(r'"numba>=([0-9]+)[.]([0-9]+),<([0-9]+)[.]([0-9]+)"', pyproject)
+    first, end, here = tuple(map(int, bounds[:2])), tuple(map(int, bounds[2:])), numba.version_info.short
+    assert first <= here < end
+    assert {part.since for part in numba_internals.PARTS.values()} == {f"{bounds[0]}.{bounds[1]}.0"}
 
 
 HIDE = """
@@ -146,6 +159,7 @@ def _missing(names: set[str]) -> list[str]:
 
 
 @pytest.mark.jit
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [*numba_internals.PARTS, "all"])
 def test_without_a_part_of_numba_the_bits_are_the_same(
     in_subprocess: Run, filled: tuple[str, Path], part: str, tmp_path: Path
@@ -219,6 +233,30 @@ def test_numbas_own_cache_is_not_used_below_the_working_directory(
     assert launch.cache_folder() is None
     monkeypatch.setattr(launch.config, "CACHE_DIR", str(tmp_path))
     assert str(launch.cache_folder()).startswith(str(tmp_path))
+
+
+@pytest.mark.jit
+def test_numbas_own_cache_serves_where_its_files_are_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launch.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba_internals, "_Cache", lambda function: SimpleNamespace())
+    assert type(numba_internals.cached(launch.threads)._cache).__module__ == "numba.core.caching"
+
+
+def test_info_names_the_parts_of_numba_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from normdrop import __main__
+
+    assert dict(__main__._facts())["inner parts of Numba"] == "all found"
+    monkeypatch.setitem(numba_internals.MISSING, "LLVM's lock", ["a name"])
+    monkeypatch.setitem(numba_internals.MISSING, "no wrappers", ["a name"])
+    assert dict(__main__._facts())["inner parts of Numba"] == "without LLVM's lock, no wrappers"
+
+
+def test_wide_registers_are_asked_for_where_attributes_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, other = SimpleNamespace(attributes=set()), SimpleNamespace(attributes=["alwaysinline"])
+    numba_internals.use_wide_registers(function)
+    numba_internals.use_wide_registers(other)
+    assert len(function.attributes) == 2
+    assert other.attributes == ["alwaysinline"]
 
 
 def test_without_a_part_there_are_no_options_and_no_locks_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

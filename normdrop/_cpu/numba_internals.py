@@ -65,7 +65,7 @@ PARTS = {
     "wide registers": Part(
         "The set of a function's attributes, past llvmlite's check of their names: LLVM may use registers of 512 bits.",
         "It prefers 256 bits on some processors that have more.",
-        # LLVM says that functions with and without these attributes may not pass each other vectors: only what is
+        # LLVM may pass vectors in other registers where these attributes stand than where they do not: only what is
         # inlined for sure has them.
         ("llvmlite.ir.values:FunctionAttributes", *_FORCED),
     ),
