@@ -10,39 +10,16 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 TESTS = ".[demo,test,peers]"
-# Left out where only kernels matter: the commands, tests that set up processes of their own, and the reference.
-OWN = ["bench_command", "bench_peers", "bench_protocol", "bench_report", "benchmarks", "demo", "imports"]
-OWN += ["environments", "kernel_cache", "kernel_cache_mended", "launch", "processes", "process_matrix"]
-OWN += ["promises", "typing", "vectorized", "warmup"]
-OWN += ["guard_pages", "half", "allocation", "scale", "pool"]  # large arrays, or more dtypes than a leg has time for
+# Left out where only kernels matter: the commands, and tests that set up processes of their own.
+KERNELS = ["tests/laws", "tests/functional", "tests/layers", "tests/cpu", "tests/cuda"]
 FAST = "not slow and not cold and not ptx"
-KERNELS = ["tests/", *(f"--ignore=tests/test_{name}.py" for name in OWN)]
-COMPILED = [*KERNELS, "-m", FAST, "-k", "not reference"]
-# What compiles every kind of kernel, for some dtype and order of memory.
-GENERATORS = [
-    f"tests/test_{name}.py"
-    for name in ("rare_branches", "golden_statistics", "mask_threads", "memory_order", "simd", "numba_internals")
-]
-# The oldest packages that pyproject.toml allows and PyPI has for one Python, and what any version of Numba must keep.
+PLAIN_PYTHON = [*KERNELS, "-m", f"{FAST} and not once and not jit"]
+COMPILED = [*KERNELS, "-m", f"{FAST} and not once", "-k", "not reference"]
+GENERATORS = ["tests/", "-m", f"kinds and {FAST}"]
+# The oldest packages that pyproject.toml allows and PyPI has for one Python.
 OLDEST = ["numba==0.61.0", "numpy==1.26.0", "scipy==1.11.1"]
-VERSIONED = [
-    f"tests/test_{name}.py" for name in ("mask_law", "golden_statistics", "backend_parity", "numba_internals", "simd")
-]
-# The simulator is slow: what it can do in a minute. The kernels' own tests hold the launchers to the reference.
-SIMULATED = [
-    f"tests/test_{name}.py"
-    for name in (
-        "cuda_arrays",
-        "cuda_kernels",
-        "cuda_commands",
-        "mask_law",
-        "random",
-        "batch_norm",
-        "batch_norm_layer",
-    )
-]
-SIMULATED += ["-m", FAST, "-k", "cuda and not (dropout_drops_by or larger_p)"]
-PLAIN_PYTHON = [*KERNELS, "-m", f"{FAST} and not jit"]
+# The simulator is slow. The kernels' own tests hold the launchers to the reference.
+SIMULATED = ["tests/", "-m", f"simulated and {FAST}", "-k", "cuda and not (dropout_drops_by or larger_p)"]
 
 
 def _pytest(session: nox.Session, *args: str, **env: str) -> None:
@@ -77,7 +54,7 @@ def tests_cold(session: nox.Session) -> None:
 def tests_matrix(session: nox.Session) -> None:
     """Run every threading layer, TBB's too, with all that may happen around a call."""
     session.install("tbb", "joblib")
-    _pytest(session, "tests/test_process_matrix.py", "-m", "matrix or not matrix")
+    _pytest(session, "tests/processes/test_process_matrix.py", "-m", "matrix or not matrix")
 
 
 @nox.session
@@ -102,7 +79,7 @@ def tests_boundscheck(session: nox.Session) -> None:
 def tests_oldest(session: nox.Session) -> None:
     """Run the laws of bits, and what Numba does not document, with the oldest packages; "tests" has the newest."""
     session.install(".[test]", *OLDEST)
-    session.run("pytest", *(session.posargs or VERSIONED))
+    session.run("pytest", *(session.posargs or GENERATORS))
 
 
 @nox.session
@@ -115,7 +92,7 @@ def tests_cudasim(session: nox.Session) -> None:
 def tests_ptx(session: nox.Session) -> None:
     """Compile every kernel for GPUs of four generations, without one, and by every way, where CI leaves some out."""
     session.install(".[cuda,test]")
-    session.run("pytest", "tests/test_cuda_ptx.py", "-m", "ptx", *session.posargs)
+    session.run("pytest", "tests/cuda/test_cuda_ptx.py", "-m", "ptx", *session.posargs)
 
 
 @nox.session
@@ -131,8 +108,8 @@ def coverage(session: nox.Session) -> None:
     counted = "--cov", "--cov-report="
     _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
     with tempfile.TemporaryDirectory() as empty:  # the code of a kernel that is in a cache is not generated
-        _pytest(session, *GENERATORS, "-m", FAST, *counted, "--cov-append", NUMBA_CACHE_DIR=empty)
-    arrays = "tests/test_cuda_arrays.py", *SIMULATED[-4:]  # the way of an array on a GPU through the package
+        _pytest(session, *GENERATORS, *counted, "--cov-append", NUMBA_CACHE_DIR=empty)
+    arrays = "tests/cuda/test_cuda_arrays.py", *SIMULATED[1:]  # the way of an array on a GPU through the package
     _pytest(session, *arrays, *counted, "--cov-append", NUMBA_ENABLE_CUDASIM="1")
     session.run("coverage", "html", "-d", "build/coverage")
     session.run("coverage", "report", "--fail-under=100")

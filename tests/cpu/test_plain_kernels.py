@@ -1,0 +1,108 @@
+"""With the JIT off: the branches of kernels that only large arrays reach, with what is large made small."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import normdrop
+from normdrop import _pool, _reference, functional
+
+from ..conftest import WITHOUT_JIT
+
+pytestmark = [pytest.mark.skipif(not WITHOUT_JIT, reason="compiled kernels hold their constants"), pytest.mark.same]
+
+CLOSE = {"rtol": 2e-7, "atol": 1e-9}
+
+
+@pytest.fixture(params=[32, 1 << 30], ids=["long runs", "short runs"])
+def small(request, monkeypatch) -> Any:
+    """Make everything large: streamed, wide, in blocks, in several tasks."""
+    modules = {
+        name: importlib.import_module(f"normdrop._cpu.{name}")
+        for name in (
+            "batch_norm", "columns", "dropout", "given_masks", "planes", "plane_sums", "rows", "row_loops", "row_sums",
+            "streaming", "transposed",
+        )
+    }  # fmt: skip
+    for module in modules.values():
+        for limit in {"READ_ONCE", "READ_AGAIN"} & vars(module).keys():
+            monkeypatch.setattr(module, limit, 0)
+    monkeypatch.setattr(modules["streaming"], "_LONG", request.param)
+    monkeypatch.setattr(modules["streaming"], "_FAR", 0)
+    monkeypatch.setattr(modules["planes"], "_SHORT_SPAN", 32)
+    monkeypatch.setattr(modules["planes"], "_CHUNK", 200)
+    monkeypatch.setattr(modules["rows"], "_CHUNK", 600)
+    monkeypatch.setattr(modules["plane_sums"], "_BLOCK", 64)
+    monkeypatch.setattr(modules["row_sums"], "_BLOCK", 256)
+    monkeypatch.setattr(modules["rows"], "_STRIP", 64)
+    monkeypatch.setattr(modules["row_sums"], "_MIN_ROWS", 16)
+    monkeypatch.setattr(modules["row_loops"], "_CACHED", 200)
+    monkeypatch.setattr(modules["row_loops"], "_STREAMED", 280)
+    modules["batch_norm"]._plan.cache_clear()
+    yield modules
+    monkeypatch.undo()
+    modules["batch_norm"]._plan.cache_clear()
+
+
+def _placed(values, first, fill=None):
+    """The values, `first` elements behind an aligned address."""
+    memory = np.empty(values.size + first + 16, values.dtype)[first : first + values.size].reshape(values.shape)
+    memory[...] = values if fill is None else fill
+    return memory
+
+
+@pytest.mark.parametrize("one_go", [True, False])
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 2, 700), (5, 3, 17), (2, 40, 33), (3, 37, 16), (2, 19, 130), (300, 5), (100, 70), (101, 96), (2, 33, 3)],
+    ids=str,
+)
+def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monkeypatch, shape, dtype, first, one_go):
+    monkeypatch.setattr(small["batch_norm"], "_in_one_go", lambda *_: one_go)
+    rng = np.random.default_rng(sum(shape))
+    x, dy = (_placed(rng.normal(1.0, 2.0, shape).astype(dtype), first) for _ in range(2))
+    folded = (*shape, 1)[:3]
+    statistics, sums, affine = np.empty((3, shape[1])), np.empty((2, shape[1])), rng.normal(size=(2, shape[1]))
+    y, dx = np.empty(folded, dtype), np.empty(folded, dtype)
+    _reference.batch_norm(y, x.reshape(folded), statistics, *affine, 1e-5)
+    _reference.batch_norm_backward(dx, dy.reshape(folded), x.reshape(folded), sums, statistics, affine[0])
+
+    got, context = functional.batch_norm(x, *affine, out=_placed(x, first, np.nan))
+    np.testing.assert_allclose(got, y.reshape(shape), **CLOSE)
+    gradient = functional.batch_norm_backward(dy, context, out=_placed(x, first, np.nan))[0]
+    np.testing.assert_allclose(gradient, dx.reshape(shape), **CLOSE)
+    inference, _ = functional.batch_norm_inference(x, *statistics[:2], *affine, out=_placed(x, first, np.nan))
+    np.testing.assert_allclose(inference, y.reshape(shape), **CLOSE)
+    assert functional.batch_norm_backward(dy, context, out=dy)[0].tobytes() == gradient.tobytes()
+    assert functional.batch_norm(x, *affine, out=x)[0].tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("shared_axes", [(), (1,), (2,)])
+def test_dropout_of_what_counts_as_large_follows_its_mask(small, first, shared_axes):
+    x = _placed(np.random.default_rng(0).normal(size=(3, 40, 70)).astype(np.float32), first)
+    y, context, mask = functional.dropout(
+        x, 0.5, rng=2, shared_axes=shared_axes, return_mask=True, out=_placed(x, first, np.nan)
+    )
+    assert np.array_equal(y, np.where(mask, 2 * x, np.float32(0)))
+    assert np.array_equal(functional.dropout_backward(x, context, out=x), y)
+
+
+def test_a_large_dropout_in_another_memory_order_follows_its_mask(small, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(33, 130)).astype(np.float32)
+    y, _, mask = functional.dropout(np.asfortranarray(x), 0.5, rng=2, return_mask=True)
+    assert np.array_equal(y, np.where(mask, 2 * x, np.float32(0)))
+
+
+def test_the_pool_gives_the_memory_of_a_large_output_again(monkeypatch):
+    monkeypatch.setattr(_pool, "_pool", _pool._Pool())
+    x = np.ones(1 << 19, np.float32)
+    for _ in range(3):
+        assert np.array_equal(functional.dropout(x, 0.0)[0], x)
+    assert normdrop.pool_info()[2:] == (2, 1)
