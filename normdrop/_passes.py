@@ -60,8 +60,7 @@ class Pass(Reading):
 
     def fold(self, shape: Shape) -> None:
         """View the arrays in this shape."""
-        self._shape = shape
-        self.x = self.layout.folded(self.dense, shape)
+        super().fold(shape)
         self.y = self.layout.folded(self._buffer, shape)
 
     def kept(self) -> Array:

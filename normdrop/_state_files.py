@@ -12,15 +12,13 @@ import math
 import os
 import re
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from normdrop.layers.base import Layer
 
 Array: TypeAlias = npt.NDArray[Any]
 State: TypeAlias = dict[str, Array]
@@ -119,11 +117,11 @@ def _as_safetensors(state: State) -> memoryview:
 # ---- reading
 
 
-def load(path: Path, layer: Layer) -> None:
-    """Have a layer take over the state in a file; a `ValueError` if it is no such file, or not of such a layer."""
-    state = read(path, layer.state_dict())
+def load(path: Path, like: State, take: Callable[[State], None]) -> None:
+    """Let `take` have the state in a file; a `ValueError` if it is no such file, or one that `take` refuses."""
+    state = read(path, like)
     try:
-        layer.load_state_dict(state)
+        take(state)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"path must hold the state of such a layer; cannot load {os.fsdecode(path)}: {error}"

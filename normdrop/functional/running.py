@@ -146,7 +146,7 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bo
             return False
         if channels.size:
             raise FloatingPointError(_nonfinite_message(channels, batch))
-    if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray and mean.size == var.size:
+    if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray:
         try:
             _backend.update_running(mean, var, statistics, momentum, correction)
             return True
@@ -164,6 +164,6 @@ def _nonfinite_message(channels: npt.NDArray[np.intp], batch: Vectors) -> str:
     c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
     return (
         f"the batch has no finite mean and variance in channel {c}{more} "
-        f"(mean {batch[0, c]:.6g}, variance {batch[1, c]:.6g}); the layer is unchanged. Look for a NaN, an "
-        "infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of the running statistics"
+        f"(mean {batch[0, c]:.6g}, variance {batch[1, c]:.6g}); the running statistics are unchanged. Look for a NaN, "
+        "an infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of them"
     )

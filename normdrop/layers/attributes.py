@@ -18,23 +18,22 @@ _MISSING = object()
 _OURS = __name__.partition(".")[0]
 
 
-class Option(Generic[T]):
-    """A value that may be set at any time; `check` returns what is kept, or raises."""
+class Attribute(Generic[T]):
+    """A value in the layer's dictionary; its kinds say what may be set."""
 
-    def __init__(self, check: Callable[[Any], T], doc: str) -> None:
-        self._check = check
+    def __init__(self, doc: str) -> None:
         self.__doc__ = doc
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     @overload
-    def __get__(self, layer: None, owner: type) -> Option[T]: ...
+    def __get__(self, layer: None, owner: type) -> Attribute[T]: ...
 
     @overload
     def __get__(self, layer: object, owner: type) -> T: ...
 
-    def __get__(self, layer: object | None, owner: type) -> Option[T] | T:
+    def __get__(self, layer: object | None, owner: type) -> Attribute[T] | T:
         if layer is None:
             return self
         try:
@@ -43,15 +42,20 @@ class Option(Generic[T]):
             kind = type(layer).__name__
             raise AttributeError(f"{kind} has no {self._name} before super().__init__() has run") from None
 
+
+class Option(Attribute[T]):
+    """A value that may be set at any time; `check` returns what is kept, or raises."""
+
+    def __init__(self, check: Callable[[Any], T], doc: str) -> None:
+        super().__init__(doc)
+        self._check = check
+
     def __set__(self, layer: object, value: T) -> None:
         vars(layer)[self._name] = self._check(value)
 
 
-class Fixed(Option[T]):
+class Fixed(Attribute[T]):
     """A value that the layer was made with."""
-
-    def __init__(self, doc: str) -> None:
-        super().__init__(lambda value: value, doc)
 
     def __set__(self, layer: object, value: T) -> None:
         kind, name = type(layer).__name__, self._name
@@ -63,12 +67,12 @@ class Fixed(Option[T]):
         )
 
 
-class Vector(Option[T]):
+class Vector(Attribute[T]):
     """An array with one number per channel, or None where the layer was made without it."""
 
     def __init__(self, check: Callable[[Any, str, dict[str, Any]], object], doc: str) -> None:
-        super().__init__(lambda value: value, doc)
-        self._check_vector = check
+        super().__init__(doc)
+        self._check = check
 
     def __set__(self, layer: object, value: T) -> None:
         own, name = vars(layer), self._name
@@ -79,7 +83,7 @@ class Vector(Option[T]):
                 f"{type(layer).__name__} with other arguments (affine, scale, shift, track_running_stats)"
             )
         if value is not None:
-            self._check_vector(value, name, own)
+            self._check(value, name, own)
         own[name] = value
 
 
@@ -89,7 +93,7 @@ class Gradient(Vector[T]):
     def __set__(self, layer: object, value: T) -> None:
         own = vars(layer)
         if value is not None:
-            parameter(value, self._name, own)
+            self._check(value, self._name, own)
         own[self._name] = value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy.typing as npt
 
 from normdrop import _checks, _device
-from normdrop.layers.attributes import Option, refuse_unknown
+from normdrop.layers.attributes import Attribute, Option, refuse_unknown
 
 Array: TypeAlias = npt.NDArray[Any]
 Self = TypeVar("Self", bound="Layer")
@@ -24,8 +24,7 @@ class _Passes(threading.local):
     """The forward passes of one thread that wait for backward."""
 
     waiting: tuple[Any, int, bool] = (None, 0, False)
-    """Context of the last one; how many of those whose backward is asked for there are; whether one came after them, in
-    inference, whose backward nobody asked for."""
+    """Context of the last one, how many have a backward that is asked for, whether one without came after those."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # for a subclass whose __getstate__ gives all of its dictionary
         return _Passes, ()
@@ -102,7 +101,7 @@ class Layer:
     def spawn(self: Self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
 
-        Their masks come from streams of their own, `MaskStream.spawn`, where those of copies would be the same.
+        Those of a dropout layer have streams of their own, by `MaskStream.spawn`; copies would draw the same masks.
 
         Parameters
         ----------
@@ -178,8 +177,7 @@ class Layer:
         return self._moved({name: _device.to_host(values) for name, values in self._arrays().items()})
 
     def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
-        for name, values in arrays.items():
-            vars(self)[name] = values
+        vars(self).update(arrays)
         self._passes = _Passes()
         return self
 
@@ -237,7 +235,7 @@ class Layer:
         """
         from normdrop import _state_files
 
-        _state_files.load(path, self)
+        _state_files.load(path, self.state_dict(), self.load_state_dict)
 
     def _keep(self, context: Any, *, asked: bool) -> None:
         """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
@@ -298,5 +296,5 @@ class Layer:
     def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the state of a pickle that had no version, as it is now; those had a private name for each option."""
         values.pop("_context", None)
-        known = {f"_{name}": name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), Option)}
+        known = {f"_{name}": name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), Attribute)}
         return {known.get(name, name): value for name, value in values.items()}

@@ -275,7 +275,7 @@ class BatchNorm(Layer):
 
     def _update(self, context: BatchNormContext, x: Array, out: Array | None, *, keep: bool) -> None:
         """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it."""
-        own, passes, n = vars(self), self._passes, x.size // x.shape[context.channel_axis]
+        own, passes, n = vars(self), self._passes, context.n
         mean, var, old = own["running_mean"], own["running_var"], own["momentum"]
         with _process.updating:
             waiting, num_batches, num_values = passes.waiting, own["num_batches"], own["num_values"]
@@ -284,7 +284,7 @@ class BatchNorm(Layer):
             saved = running.snapshot(mean, var)
             try:
                 if keep:
-                    passes.waiting = context, waiting[1] + 1, False
+                    self._keep(context, asked=True)
                 if running.fold(mean, var, context.statistics, (old, n, own["unbiased"], own["on_nonfinite"])):
                     own.update(num_batches=num_batches + 1, num_values=num_values + n)
             except BaseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -331,8 +332,6 @@ def test_an_empty_batch_that_has_no_backward_is_in_nobodys_way(name: str) -> Non
 def test_a_forgotten_pass_lets_go_of_its_input() -> None:
     layer = normdrop.BatchNorm(3)
     x = _x()
-    import weakref
-
     held = weakref.ref(x)
     layer(x)
     del x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,8 +167,6 @@ BAD = {
 
 @pytest.mark.parametrize("case", list(BAD))
 def test_update_running_refuses_bad_input_and_changes_nothing(refused: Any, case: str) -> None:
-    from types import SimpleNamespace
-
     arguments, options, error, words = BAD[case]
     x = np.random.default_rng(7).normal(size=(5, 3))
     s = SimpleNamespace(mean=np.zeros(3), var=np.ones(3), narrow=np.zeros(3, np.float32), locked=np.ones(3))
