@@ -12,7 +12,7 @@ from normdrop import _checks, _device
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_MOST = 2**63 - 1  # state is saved as int64
+MOST = 2**63 - 1  # what a saved count can be: it is an int64
 
 
 def rounded(values: Array, dtype: np.dtype[Any], name: str) -> Array:
@@ -49,8 +49,8 @@ def entry(state: Mapping[str, Any], name: str, shape: tuple[int, ...], kinds: st
         raise TypeError(f"state[{name!r}] must have {wanted} dtype; got {values.dtype}")
     if values.shape != shape:
         raise ValueError(f"state[{name!r}] must have shape {shape}; got {values.shape}")
-    if values.dtype.kind == "u" and values.size and values.max() > _MOST:
-        raise ValueError(f"state[{name!r}] must be from 0 to {_MOST}; got {values.max()}")
+    if values.dtype.kind == "u" and values.size and values.max() > MOST:
+        raise ValueError(f"state[{name!r}] must be from 0 to {MOST}; got {values.max()}")
     return values
 
 

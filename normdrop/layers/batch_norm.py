@@ -17,7 +17,6 @@ from normdrop.random import RNG, as_generator, check_rng
 
 _STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
-_MOST = 2**63 - 1  # what a saved count can be
 
 S = TypeVar("S", bound=np.generic)
 
@@ -407,7 +406,7 @@ class BatchNorm(Layer):
         """
         with _process.updating:
             state = {name: _device.to_host(values) for name, values in self._state().items()}
-            return state | {name: np.array(min(getattr(self, name), _MOST), np.int64) for name in _COUNTS}
+            return state | {name: np.array(min(getattr(self, name), _saved.MOST), np.int64) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, rounded to the layer's dtype.
