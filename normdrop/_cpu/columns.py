@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from normdrop._cpu.elementwise_rows import Rows, write_rows
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer
-from normdrop._cpu.row_loops import gradient_rows, normalize_rows
+from normdrop._cpu.operations import gradient, normalize
 from normdrop._cpu.row_sums import TILE, grid_of, merge_gradients, merge_moments, tile_gradients, tile_moments
 from normdrop._cpu.row_vectors import channel_rows, fill_means, finish_gradients, finish_statistics
 from normdrop._cpu.streaming import READ_AGAIN, fence, streams
@@ -41,8 +42,8 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
             tile_moments(pointer(work, 0), pointer(x, 0), grid, (b, first, end))
         merge_moments(statistics, pointer(x, 0), pointer(work, 0), (x.shape, grid), columns)
         finish_statistics(statistics, (gamma, beta), eps, rows, columns)
-        vectors = pointer(rows[0], first), pointer(rows[1], first), pointer(rows[2], first)
-        normalize_rows(pointer(y, 0), pointer(x, 0), (first, x.shape[0], width, large), end - first, vectors)
+        tall = Rows(0, x.shape[0], width, large)
+        write_rows(pointer(y, 0), (pointer(x, 0),), tall, columns, normalize, rows[:3])
         fence()
 
 
@@ -61,7 +62,5 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
             tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, (b, first, end), rows[0])
         merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, columns)
         finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0]), rows, columns)
-        vectors = pointer(rows[0], first), pointer(rows[1], first), pointer(rows[2], first), pointer(rows[3], first)
-        pointers = pointer(dx, 0), pointer(dy, 0), pointer(x, 0)
-        gradient_rows(pointers, (first, x.shape[0], width, large), end - first, vectors)
+        write_rows(pointer(dx, 0), (pointer(dy, 0), pointer(x, 0)), Rows(0, x.shape[0], width, large), columns, gradient, rows)
         fence()

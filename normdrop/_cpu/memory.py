@@ -94,7 +94,7 @@ def item_size(x: Any) -> Any:
     return x.itemsize
 
 
-def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
+def load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = builder.load(place_of(context, builder, x, args[0], args[1], vector_of(context, x.dtype)))
         lanes.align = x.dtype.bitwidth // 8
@@ -103,7 +103,7 @@ def _load_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     return VectorType(half.value_type(x.dtype))(x, types.uint64), codegen
 
 
-@compiled_as(_load_typing)
+@compiled_as(load_typing)
 def load(x: Any, i: Any) -> Any:
     """Return the vector x[i : i + 16]."""
     return half.to_values(x[int(i) : int(i) + LANES])
@@ -156,7 +156,7 @@ def _masked(builder: Any, name: str, vector: ir.VectorType, arguments: list[Any]
     return builder.call(function, arguments)
 
 
-def _load_part_typing(_typing_context: Any, x: Any, i: Any, start: Any, stop: Any) -> Any:
+def load_part_typing(_typing_context: Any, x: Any, i: Any, start: Any, stop: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = vector_of(context, x.dtype)
         array, i, start, stop = args
@@ -171,7 +171,7 @@ def _load_part_typing(_typing_context: Any, x: Any, i: Any, start: Any, stop: An
     return VectorType(half.value_type(x.dtype))(x, types.int64, types.int64, types.int64), codegen
 
 
-@compiled_as(_load_part_typing)
+@compiled_as(load_part_typing)
 def load_part(x: Any, i: Any, start: Any, stop: Any) -> Any:
     """Return the vector x[i : i + 16], with zeros for what does not lie in [start, stop) and is not read."""
     inside = slice(max(i, start), min(i + LANES, stop))
@@ -203,7 +203,7 @@ def store_part(y: Any, i: Any, value: Any, start: Any, stop: Any) -> None:
     y[inside] = half.to_bits(value, y.dtype)[inside.start - i : inside.stop - i]
 
 
-def _element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
+def element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         single = ir.VectorType(context.get_value_type(x.dtype), 1)
         lanes = builder.load(place_of(context, builder, x, args[0], args[1], single))
@@ -214,7 +214,7 @@ def _element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     return types.float64(x, types.uint64), codegen
 
 
-@compiled_as(_element_typing)
+@compiled_as(element_typing)
 def element(x: Any, i: Any) -> Any:
     """Return x[i] in float64."""
     return np.float64(half.to_values(x[int(i) : int(i) + 1])[0])

@@ -1,7 +1,7 @@
 """Kernels by planes: a channel's values lie in long runs, as in channels-first arrays (outer, C, inner).
 
 `normdrop._cpu.plane_sums` says how sums are taken and what is in the workspace; the element-wise loops are in
-`normdrop._cpu.plane_loops`.
+`normdrop._cpu.elementwise`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from normdrop._cpu.elementwise import Numbers, Planes, write_planes
 from normdrop._cpu.launch import helper, kernel
-from normdrop._cpu.memory import address, element, item_size, pointer
-from normdrop._cpu.plane_loops import gradient_run, gradient_span, normalize_run, normalize_span
+from normdrop._cpu.memory import address, item_size, pointer
+from normdrop._cpu.operations import gradient, normalize as normalized
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
@@ -45,16 +46,46 @@ _SHORT_SPAN = 1 << 8  # elements of a span not worth streaming
 
 
 @helper
-def _chunk(shape: Any, chunk: Any) -> Any:
-    """Elements of a task: [start, stop)."""
-    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, shape[0] * shape[1] * shape[2])
+def _write_chunk(y: Any, inputs: Any, shape: Any, chunk: Any, how: Any, operation: Any, numbers: Any) -> None:
+    """Write elements [start, stop) = chunk of all planes; how = (whether in spans, whether streamed)."""
+    start, stop = chunk
+    _, n_channels, inner = shape
+    plane = start // inner
+    c, end = plane % n_channels, plane * inner + inner
+    image = end + (n_channels - c - 1) * inner
+    ahead = (0, 0)
+    while start < stop:
+        planes = Planes(start, min(image, stop), end, inner, how[0], how[1])
+        write_planes(y, inputs, planes, operation, numbers, c, ahead)
+        start, end, c = image, image + inner, 0
+        image += n_channels * inner
+    fence()
 
 
 @helper
-def _plane_at(shape: Any, i: Any) -> Any:
-    """(channel, end) of the plane in which element i lies."""
-    plane = i // shape[2]
-    return plane % shape[1], plane * shape[2] + shape[2]
+def _write_channels(y: Any, inputs: Any, shape: Any, channels: Any, how: Any, operation: Any, numbers: Any) -> None:
+    """Write all planes of channels [first, end); how = (whether in spans, whether streamed, what to ask for)."""
+    outer, n_channels, inner = shape
+    first, end = channels
+    for o in range(outer):
+        start = (o * n_channels + first) * inner
+        planes = Planes(start, start + (end - first) * inner, start + inner, inner, how[0], how[1])
+        write_planes(y, inputs, planes, operation, numbers, first, how[2])
+    fence()
+
+
+@helper
+def _three(work: Any) -> Any:
+    """The numbers of normalization of each channel, as `_finish_statistics` puts them into the workspace."""
+    first = pointer(work, 0)
+    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1])
+
+
+@helper
+def _four(work: Any) -> Any:
+    """The numbers of the gradient of each channel, as `_finish_sums` puts them into the workspace."""
+    first = pointer(work, 0)
+    return Numbers((first, pointer(first, 1), pointer(first, 2), pointer(first, 3)), work.shape[1])
 
 
 @kernel("PIP")
@@ -74,26 +105,12 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     _, n_channels, inner = x.shape
     large = streams(y, x, READ_ONCE)
     spans = large and not is_long(inner) and n_channels * inner >= _SHORT_SPAN
-    size = _CHUNK
-    if spans:
-        size = max(1, _CHUNK // inner) * inner
-        for c in range(n_channels):
-            work[c, 0], work[c, 1], work[c, 2] = vectors[0, c], vectors[1, c], vectors[2, c]
+    size = max(1, _CHUNK // inner) * inner if spans else _CHUNK
     for chunk in prange((x.size + size - 1) // size):
-        start, stop = chunk * size, min(chunk * size + size, x.size)
-        c, end = _plane_at(x.shape, start)
-        while spans and start < stop:
-            end = min(start + (n_channels - c) * inner, stop)
-            numbers = pointer(work, 0), c * work.shape[1], work.shape[1]
-            normalize_span(pointer(y, 0), pointer(x, 0), (start, end, inner), numbers, 0)
-            start, c = end, 0
-        while start < stop:
-            numbers = vectors[0, c], vectors[1, c], vectors[2, c]
-            normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
-            start = end
-            end += inner
-            c = c + 1 if c + 1 < n_channels else 0
-        fence()
+        first = pointer(vectors, 0)
+        numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1)
+        part = chunk * size, min(chunk * size + size, x.size)
+        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, (spans, large), normalized, numbers)
 
 
 @helper
@@ -127,16 +144,22 @@ def _ahead(x: Any, size: Any, n: Any) -> Any:
 
 
 @helper
-def _finish_statistics(statistics: Any, c: Any, moments: Any, eps: Any) -> None:
-    """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps); moments = (mean, variance)."""
+def _finish_statistics(statistics: Any, c: Any, moments: Any, affine: Any, eps: Any, work: Any) -> None:
+    """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps), and a channel's numbers; moments = the former two.
+
+    affine = (gamma, beta).
+    """
+    gamma, beta = affine
     statistics[0, c], statistics[1, c] = moments
     statistics[2, c] = 1.0 / np.sqrt(statistics[1, c] + eps)
+    scale, shift = np.float64(gamma[c]) * statistics[2, c], np.float64(beta[c])
+    work[c, 0], work[c, 1], work[c, 2] = statistics[0, c], scale, shift
 
 
 @kernel("OIPwwPf")
 def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
-    outer, n_channels, inner = x.shape
+    n_channels = x.shape[1]
     grid = grid_of(x.shape)
     large = streams(y, x, READ_AGAIN)
     size = item_size(x)
@@ -147,23 +170,9 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
         for c in range(first, end):
             for b in range(n_blocks(grid)):
                 block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
-            _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), eps)
-            scale, shift = np.float64(gamma[c]) * statistics[2, c], np.float64(beta[c])
-            work[c, 0], work[c, 1], work[c, 2] = statistics[0, c], scale, shift
-        # What is done anew for each plane would take as long as a short one.
-        numbers, ys, xs = pointer(work, 0), pointer(y, 0), pointer(x, 0)
-        for o in range(outer):
-            start, k = (o * n_channels + first) * inner, first * work.shape[1]
-            if spans:
-                span = start, start + (end - first) * inner, inner
-                normalize_span(ys, xs, span, (numbers, k, work.shape[1]), ahead[1])
-                continue
-            for _ in range(first, end):
-                vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2)
-                normalize_run(ys, xs, (start, start + inner), vectors, (ahead[1], large))
-                start += inner
-                k += work.shape[1]
-        fence()
+            _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
+        how = spans, large, (ahead[1],)
+        _write_channels(pointer(y, 0), (pointer(x, 0),), x.shape, (first, end), how, normalized, _three(work))
 
 
 @kernel("OIPwwPf")
@@ -175,18 +184,10 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), eps)
-        work[c, 0] = np.float64(gamma[c]) * statistics[2, c]
+        _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = _chunk(x.shape, chunk)
-        c, end = _plane_at(x.shape, start)
-        while start < stop:
-            numbers = statistics[0, c], work[c, 0], np.float64(beta[c])
-            normalize_run(pointer(y, 0), pointer(x, 0), (start, min(end, stop)), numbers, (0, large))
-            start = end
-            end += x.shape[2]
-            c = c + 1 if c + 1 < x.shape[1] else 0
-        fence()
+        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
+        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, (False, large), normalized, _three(work))
 
 
 @kernel("PIIpP")
@@ -208,11 +209,13 @@ def _finish_sums(sums: Any, c: Any, merged: Any, inv_std: Any) -> None:
 
 
 @helper
-def _gradient_vectors(sums: Any, c: Any, n: Any, vectors: Any) -> Any:
-    """(mean, mean_dy, slope, scale) of a channel; vectors = (statistics, gamma)."""
+def _finish_gradients(sums: Any, c: Any, merged: Any, vectors: Any, n: Any, work: Any) -> None:
+    """The same, and a channel's numbers (mean, mean_dy, slope, scale); vectors = (statistics, gamma), n values."""
     statistics, gamma = vectors
     inv_std = statistics[2, c]
-    return statistics[0, c], sums[1, c] / n, sums[0, c] * inv_std / n, np.float64(gamma[c]) * inv_std
+    _finish_sums(sums, c, merged, inv_std)
+    work[c, 0], work[c, 1] = statistics[0, c], sums[1, c] / n
+    work[c, 2], work[c, 3] = sums[0, c] * inv_std / n, np.float64(gamma[c]) * inv_std
 
 
 @kernel("OIIPpwP")
@@ -227,49 +230,30 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
         ahead = _ahead(x, size, end - first)
+        inputs = pointer(dy, 0), pointer(x, 0)
         for c in range(first, end):
             for b in range(n_blocks(grid)):
-                block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, b), statistics[0, c], ahead[0])
-            _finish_sums(sums, c, merged_gradients(work, grid, c), statistics[2, c])
-            vectors = _gradient_vectors(sums, c, np.float64(outer * inner), (statistics, gamma))
-            work[c, 0], work[c, 1], work[c, 2], work[c, 3] = vectors
-        numbers, pointers = pointer(work, 0), (pointer(dx, 0), pointer(dy, 0), pointer(x, 0))
-        hints = ahead[1], ahead[2], large
-        for o in range(outer):
-            start, k = (o * n_channels + first) * inner, first * work.shape[1]
-            if spans:
-                span = start, start + (end - first) * inner, inner
-                gradient_span(pointers, span, (numbers, k, work.shape[1]), hints)
-                continue
-            for _ in range(first, end):
-                vectors = element(numbers, k), element(numbers, k + 1), element(numbers, k + 2), element(numbers, k + 3)
-                gradient_run(pointers, (start, start + inner), vectors, hints)
-                start += inner
-                k += work.shape[1]
-        fence()
+                block_gradients(work, inputs, (grid, c, b), statistics[0, c], ahead[0])
+            merged = merged_gradients(work, grid, c)
+            _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
+        how = spans, large, (ahead[2], ahead[1])
+        _write_channels(pointer(dx, 0), inputs, x.shape, (first, end), how, gradient, _four(work))
 
 
 @kernel("OIIPpwP")
 def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
-    _, n_channels, inner = x.shape
+    outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
     large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
-        channel, b = task // blocks, task % blocks
-        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, channel, b), statistics[0, channel], 0)
-    for channel in range(n_channels):
-        _finish_sums(sums, channel, merged_gradients(work, grid, channel), statistics[2, channel])
+        c = task // blocks
+        block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, task % blocks), statistics[0, c], 0)
+    for c in range(n_channels):
+        merged = merged_gradients(work, grid, c)
+        _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        start, stop = _chunk(x.shape, chunk)
-        c, end = _plane_at(x.shape, start)
-        while start < stop:
-            vectors = _gradient_vectors(sums, c, np.float64(x.shape[0] * inner), (statistics, gamma))
-            gradient_run(
-                (pointer(dx, 0), pointer(dy, 0), pointer(x, 0)), (start, min(end, stop)), vectors, (0, 0, large)
-            )
-            start = end
-            end += inner
-            c = c + 1 if c + 1 < n_channels else 0
-        fence()
+        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
+        inputs = pointer(dy, 0), pointer(x, 0)
+        _write_chunk(pointer(dx, 0), inputs, x.shape, part, (False, large), gradient, _four(work))

@@ -1,7 +1,7 @@
 """Kernels by rows: all channels lie side by side, as in channels-last arrays (M, C, 1) and in (N, C).
 
 `normdrop._cpu.row_sums` says how the array is read as rows and what is in the workspace. The vectors of element-wise
-loops, those of `normdrop._cpu.row_loops`, are spread over the columns and go on beyond the last.
+loops, those of `normdrop._cpu.elementwise_rows`, are spread over the columns and go on beyond the last.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from normdrop._cpu.elementwise import Run
+from normdrop._cpu.elementwise_rows import Rows, side_by_side, write_rows, write_run
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer, store
-from normdrop._cpu.row_loops import gradient_rows, gradient_run, normalize_rows, normalize_run, side_by_side
+from normdrop._cpu.operations import gradient, normalize as normalized
 from normdrop._cpu.row_sums import (
     grid_of,
     merge_gradients,
@@ -51,42 +53,18 @@ def _tasks(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
 
 
 @helper
-def _range(tasks: Any, task: Any, size: Any) -> Any:
-    """Task -> (first element, end)."""
-    elements = tasks[1]
-    return task * elements, min(task * elements + elements, size)
-
-
-@helper
-def _normalize_task(arrays: Any, task: Any, tasks: Any, width: Any, vectors: Any) -> None:
-    """y = (x - mean) * scale + shift per column on a task's elements; vectors = (mean, scale, shift)."""
-    y, x = pointer(arrays[0], 0), pointer(arrays[1], 0)
-    _, _, strip, large = tasks
-    start, stop = _range(tasks, task, arrays[1].size)
+def _write_task(y: Any, inputs: Any, task: Any, tasks: Any, shape: Any, operation: Any, vectors: Any) -> None:
+    """Write a task's elements; shape = (elements, width)."""
+    _, elements, strip, large = tasks
+    size, width = shape
+    start = task * elements
+    stop = min(start + elements, size)
     if strip > 0:
-        n_rows = (stop - start) // width
+        rows = Rows(start, (stop - start) // width, width, large)
         for first in range(0, width, strip):
-            part = pointer(vectors[0], first), pointer(vectors[1], first), pointer(vectors[2], first)
-            normalize_rows(y, x, (start + first, n_rows, width, large), min(strip, width - first), part)
-        start += n_rows * width  # a shorter row may be left
-    normalize_run(y, x, (start, stop, large), (start % width, width), vectors)
-    fence()
-
-
-@helper
-def _gradient_task(arrays: Any, task: Any, tasks: Any, width: Any, vectors: Any) -> None:
-    """dx of `_formulas.input_gradient` on a task's elements; vectors = (mean, mean_dy, slope, scale)."""
-    pointers = pointer(arrays[0], 0), pointer(arrays[1], 0), pointer(arrays[2], 0)
-    mean, mean_dy, slope, scale = vectors
-    _, _, strip, large = tasks
-    start, stop = _range(tasks, task, arrays[2].size)
-    if strip > 0:
-        n_rows = (stop - start) // width
-        for first in range(0, width, strip):
-            part = pointer(mean, first), pointer(mean_dy, first), pointer(slope, first), pointer(scale, first)
-            gradient_rows(pointers, (start + first, n_rows, width, large), min(strip, width - first), part)
-        start += n_rows * width
-    gradient_run(pointers, (start, stop, large), (start % width, width), vectors)
+            write_rows(y, inputs, rows, (first, min(first + strip, width)), operation, vectors)
+        start += rows.n * width  # a shorter row may be left
+    write_run(y, inputs, Run(start, stop, large), width, operation, vectors)
     fence()
 
 
@@ -113,7 +91,8 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     spread(work, x.shape, grid, (0, 3))
     tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(tasks[0]):
-        _normalize_task((y, x), task, tasks, width, (mean, scale, shift))
+        vectors_ = mean, scale, shift
+        _write_task(pointer(y, 0), (pointer(x, 0),), task, tasks, (x.size, width), normalized, vectors_)
 
 
 @kernel("OIPwwPf")
@@ -129,7 +108,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     spread(work, x.shape, grid, (0, 3))
     tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(tasks[0]):
-        _normalize_task((y, x), task, tasks, width, (rows[0], rows[1], rows[2]))
+        _write_task(pointer(y, 0), (pointer(x, 0),), task, tasks, (x.size, width), normalized, rows[:3])
 
 
 @kernel("PIIpP")
@@ -155,4 +134,5 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     spread(work, x.shape, grid, (1, 4))
     tasks = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(tasks[0]):
-        _gradient_task((dx, dy, x), task, tasks, width, rows)
+        inputs = pointer(dy, 0), pointer(x, 0)
+        _write_task(pointer(dx, 0), inputs, task, tasks, (x.size, width), gradient, rows)

@@ -24,7 +24,7 @@ def small(request, monkeypatch) -> Any:
     modules = {
         name: importlib.import_module(f"normdrop._cpu.{name}")
         for name in (
-            "batch_norm", "columns", "dropout", "given_masks", "planes", "plane_sums", "rows", "row_loops", "row_sums",
+            "batch_norm", "columns", "dropout", "given_masks", "planes", "plane_sums", "rows", "elementwise_rows", "row_sums",
             "streaming", "transposed",
         )
     }  # fmt: skip
@@ -40,8 +40,8 @@ def small(request, monkeypatch) -> Any:
     monkeypatch.setattr(modules["row_sums"], "_BLOCK", 256)
     monkeypatch.setattr(modules["rows"], "_STRIP", 64)
     monkeypatch.setattr(modules["row_sums"], "_MIN_ROWS", 16)
-    monkeypatch.setattr(modules["row_loops"], "_CACHED", 200)
-    monkeypatch.setattr(modules["row_loops"], "_STREAMED", 280)
+    monkeypatch.setattr(modules["elementwise_rows"], "_CACHED", 200)
+    monkeypatch.setattr(modules["elementwise_rows"], "_STREAMED", 280)
     modules["batch_norm"]._plan.cache_clear()
     yield modules
     monkeypatch.undo()

@@ -1,0 +1,109 @@
+"""The loops of element-wise passes over rows: as `normdrop._cpu.elementwise`, with vectors of numbers per column.
+
+A run follows flat memory and, for each 16 elements, the columns that they are in. Of wide rows two go side by side: the
+vectors of their columns, which no longer fit the first-level cache, are then read once for both. No more than two, for
+lines of rows that are 4096 bytes apart take one another's place in that cache, and memory is best written in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from normdrop._cpu.each import load_each
+from normdrop._cpu.elementwise import write_part
+from normdrop._cpu.launch import helper
+from normdrop._cpu.memory import CACHE_LINE, item_size
+from normdrop._cpu.simd import LANES
+from normdrop._cpu.streaming import first_whole, is_long, put
+
+# Numbers in all vectors above which rows go side by side: a part of the first-level cache; most of it for rows that are
+# streamed, which is best done in the order of memory.
+_CACHED, _STREAMED = 3 << 9, 3 << 10
+
+
+class Rows(NamedTuple):
+    """Rows: where the first begins, how many, elements from one to the next, whether the result is streamed."""
+
+    start: Any
+    n: Any
+    width: Any
+    streaming: Any
+
+
+@helper
+def _wrapped(v: Any, width: Any) -> Any:
+    """Column of a column that may lie beyond the last."""
+    while v >= width:
+        v -= width
+    return v
+
+
+@helper
+def write_run(y: Any, inputs: Any, run: Any, width: Any, operation: Any, vectors: Any) -> None:
+    """Write a run across the ends of rows of this width; the vectors go on beyond the last column."""
+    i, stop = run.start, run.stop
+    v = i % width
+    streaming = run.streaming and is_long(stop - i)
+    head = first_whole(y, i, stop, streaming)
+    if head > i:
+        write_part(y, inputs, i, head, operation, load_each(vectors, v))
+        v = _wrapped(v + head - i, width)
+        i = head
+    while i + 4 * LANES <= stop:
+        y0 = operation(*load_each(inputs, i), *load_each(vectors, v))
+        y1 = operation(*load_each(inputs, i + LANES), *load_each(vectors, v + LANES))
+        y2 = operation(*load_each(inputs, i + 2 * LANES), *load_each(vectors, v + 2 * LANES))
+        y3 = operation(*load_each(inputs, i + 3 * LANES), *load_each(vectors, v + 3 * LANES))
+        put(y, i, y0, streaming)
+        put(y, i + LANES, y1, streaming)
+        put(y, i + 2 * LANES, y2, streaming)
+        put(y, i + 3 * LANES, y3, streaming)
+        i += 4 * LANES
+        v = _wrapped(v + 4 * LANES, width)
+    while i + LANES <= stop:
+        put(y, i, operation(*load_each(inputs, i), *load_each(vectors, v)), streaming)
+        i += LANES
+        v = _wrapped(v + LANES, width)
+    if i < stop:
+        write_part(y, inputs, i, stop, operation, load_each(vectors, v))
+
+
+@helper
+def _of_whole_lines(y: Any, width: Any) -> Any:
+    """Whether all rows of this width begin at one place of a cache line, so that whole lines can be streamed."""
+    return width * item_size(y) % CACHE_LINE == 0
+
+
+@helper
+def side_by_side(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
+    """Whether rows of this width go side by side, in loops that read so many vectors; large: whether y is streamed."""
+    if large:
+        return n_vectors * width > _STREAMED and _of_whole_lines(y, width)
+    return n_vectors * width > _CACHED
+
+
+@helper
+def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vectors: Any) -> None:
+    """Write columns = (first, end) of rows, two rows side by side."""
+    first, end = columns
+    streaming = rows.streaming and is_long(end - first) and _of_whole_lines(y, rows.width)
+    start = first_whole(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
+    stop = start + (end - start) // LANES * LANES
+    i = rows.start
+    for _ in range(rows.n // 2):
+        for v in range(start, stop, LANES):
+            numbers = load_each(vectors, v)
+            y0 = operation(*load_each(inputs, i + v), *numbers)
+            y1 = operation(*load_each(inputs, i + v + rows.width), *numbers)
+            put(y, i + v, y0, streaming)
+            put(y, i + v + rows.width, y1, streaming)
+        i += 2 * rows.width
+    if rows.n % 2 > 0:
+        for v in range(start, stop, LANES):
+            put(y, i + v, operation(*load_each(inputs, i + v), *load_each(vectors, v)), streaming)
+    for left, right in ((first, start), (stop, end)):
+        if left < right:
+            i = rows.start
+            for _ in range(rows.n):
+                write_part(y, inputs, i + left, i + right, operation, load_each(vectors, left))
+                i += rows.width

@@ -1,0 +1,26 @@
+"""The operations of element-wise passes, each a formula for 16 elements of the result.
+
+An operation takes 16 elements of each input, as they are stored, and its numbers in float64, all as vectors. The loops
+that call it are in `normdrop._cpu.elementwise`. Batch normalization followed by something else is one more of these:
+``at_least_zero(normalize(x, mean, scale, shift))``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normdrop._cpu.arithmetic import input_gradient, normalized
+from normdrop._cpu.launch import helper
+from normdrop._cpu.simd import widen
+
+
+@helper
+def normalize(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """Return y = (x - mean) * scale + shift."""
+    return normalized(widen(x), mean, scale, shift)
+
+
+@helper
+def gradient(dy: Any, x: Any, mean: Any, mean_dy: Any, slope: Any, scale: Any) -> Any:
+    """Return dx of `_formulas.input_gradient`."""
+    return input_gradient(widen(dy), widen(x), mean, mean_dy, slope, scale)
