@@ -62,5 +62,6 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
             tile_gradients(pointer(work, 0), (pointer(dy, 0), pointer(x, 0)), grid, (b, first, end), rows[0])
         merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, columns)
         finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0]), rows, columns)
-        write_rows(pointer(dx, 0), (pointer(dy, 0), pointer(x, 0)), Rows(0, x.shape[0], width, large), columns, gradient, rows)
+        tall, inputs = Rows(0, x.shape[0], width, large), (pointer(dy, 0), pointer(x, 0))
+        write_rows(pointer(dx, 0), inputs, tall, columns, gradient, rows)
         fence()

@@ -14,7 +14,8 @@ from numba import prange
 from normdrop._cpu.elementwise import Numbers, Planes, write_planes
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, item_size, pointer
-from normdrop._cpu.operations import gradient, normalize as normalized
+from normdrop._cpu.operations import gradient
+from normdrop._cpu.operations import normalize as normalized
 from normdrop._cpu.plane_sums import (
     block_gradients,
     block_moments,
@@ -145,9 +146,9 @@ def _ahead(x: Any, size: Any, n: Any) -> Any:
 
 @helper
 def _finish_statistics(statistics: Any, c: Any, moments: Any, affine: Any, eps: Any, work: Any) -> None:
-    """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps), and a channel's numbers; moments = the former two.
+    """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps), and a channel's numbers.
 
-    affine = (gamma, beta).
+    moments = (mean, variance), affine = (gamma, beta).
     """
     gamma, beta = affine
     statistics[0, c], statistics[1, c] = moments

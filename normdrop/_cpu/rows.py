@@ -15,7 +15,8 @@ from normdrop._cpu.elementwise import Run
 from normdrop._cpu.elementwise_rows import Rows, side_by_side, write_rows, write_run
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer, store
-from normdrop._cpu.operations import gradient, normalize as normalized
+from normdrop._cpu.operations import gradient
+from normdrop._cpu.operations import normalize as normalized
 from normdrop._cpu.row_sums import (
     grid_of,
     merge_gradients,

@@ -24,8 +24,8 @@ def small(request, monkeypatch) -> Any:
     modules = {
         name: importlib.import_module(f"normdrop._cpu.{name}")
         for name in (
-            "batch_norm", "columns", "dropout", "given_masks", "planes", "plane_sums", "rows", "elementwise_rows", "row_sums",
-            "streaming", "transposed",
+            "batch_norm", "columns", "dropout", "elementwise_rows", "given_masks", "planes", "plane_sums", "rows",
+            "row_sums", "streaming", "transposed",
         )
     }  # fmt: skip
     for module in modules.values():
