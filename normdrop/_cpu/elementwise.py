@@ -1,5 +1,8 @@
 """The loops of element-wise passes over planes: y = operation(inputs, numbers), whatever the operation.
 
+A run lies in one plane. A span is what neighboring channels have in one image: short planes, one after the other in
+memory. It is streamed, for which whole cache lines count, not planes.
+
 An operation (`normdrop._cpu.operations`) is a helper that computes 16 elements of the result: its arguments are 16
 elements of each input and then its numbers, all as vectors. In planes the numbers are those of a channel; each is in
 every lane. The loops for rows, whose numbers are vectors over the columns, are in `normdrop._cpu.elementwise_rows`.
@@ -30,18 +33,14 @@ class Run(NamedTuple):
     streaming: Any
 
 
-class Planes(NamedTuple):
-    """Elements [start, stop) of neighboring planes of one image: where the first one ends, elements of each, how.
-
-    `spans` says that they are written past their ends, in whole cache lines, `streaming` that long ones are streamed.
-    """
+class Span(NamedTuple):
+    """Elements [start, stop) in planes of neighboring channels: where the first plane ends, its channel, their size."""
 
     start: Any
     stop: Any
     end: Any
+    channel: Any
     inner: Any
-    spans: Any
-    streaming: Any
 
 
 class Numbers(NamedTuple):
@@ -53,10 +52,11 @@ class Numbers(NamedTuple):
 
 @helper
 def prefetch_each(inputs: Any, i: Any, ahead: Any, n: Any) -> None:
-    """Ask for n elements of each input, so many ahead of i as `ahead` says; 0 is for none."""
-    for k in range(len(inputs)):
-        if ahead[k] > 0:
-            ask(inputs[k], i + ahead[k], n)
+    """Prefetch n elements of each input, as far ahead of i as `ahead` says: 0 for not at all, None for no input."""
+    if ahead is not None:
+        for k in range(len(inputs)):
+            if ahead[k] > 0:
+                ask(inputs[k], i + ahead[k], n)
 
 
 @helper
@@ -67,12 +67,11 @@ def write_part(y: Any, inputs: Any, start: Any, stop: Any, operation: Any, numbe
 
 @helper
 def write_vectors(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead: Any) -> Any:
-    """Write what fills whole vectors; return where they end. `ahead` is None if nothing is prefetched on the way."""
+    """Write what fills whole vectors; return where they end."""
     i = run.start
     if len(inputs) == 1:
         while i + 4 * LANES <= run.stop:
-            if ahead is not None:
-                prefetch_each(inputs, i, ahead, 4 * LANES)
+            prefetch_each(inputs, i, ahead, 4 * LANES)
             x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
             x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
             put(y, i, operation(*x0, *numbers), run.streaming)
@@ -80,15 +79,15 @@ def write_vectors(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, a
             put(y, i + 2 * LANES, operation(*x2, *numbers), run.streaming)
             put(y, i + 3 * LANES, operation(*x3, *numbers), run.streaming)
             i += 4 * LANES
-    while i + 2 * LANES <= run.stop:
-        if ahead is not None:
+    else:
+        while i + 2 * LANES <= run.stop:
             prefetch_each(inputs, i, ahead, 2 * LANES)
-        y0 = operation(*load_each(inputs, i), *numbers)
-        y1 = operation(*load_each(inputs, i + LANES), *numbers)
-        put(y, i, y0, run.streaming)
-        put(y, i + LANES, y1, run.streaming)
-        i += 2 * LANES
-    if i + LANES <= run.stop:
+            y0 = operation(*load_each(inputs, i), *numbers)
+            y1 = operation(*load_each(inputs, i + LANES), *numbers)
+            put(y, i, y0, run.streaming)
+            put(y, i + LANES, y1, run.streaming)
+            i += 2 * LANES
+    while i + LANES <= run.stop:
         put(y, i, operation(*load_each(inputs, i), *numbers), run.streaming)
         i += LANES
     return i
@@ -99,7 +98,9 @@ def write_run(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead
     """Write a run, whose numbers are the same throughout; it is streamed if it is long, too.
 
     In short runs, which take little longer than their ends, the last 16 elements are written at once, some of them
-    twice; they are read first, for the result may be written over the input.
+    twice; they are read first, for the result may be written over the input. The ends of long runs are written first:
+    their cache lines, of which only a part is written, are read while the rest is computed, and not by a processor that
+    has just streamed the lines beside them.
     """
     start, stop, streaming = run
     if stop - start < LANES:
@@ -112,23 +113,28 @@ def write_run(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead
         store(y, stop - LANES, last)
         return
     head = first_whole(y, start, stop, streaming)
+    end = head + (stop - head) // LANES * LANES
     if head > start:
         write_part(y, inputs, start, head, operation, numbers)
-    end = write_vectors(y, inputs, Run(head, stop, streaming), operation, numbers, ahead)
     if end < stop:
         write_part(y, inputs, end, stop, operation, numbers)
+    write_vectors(y, inputs, Run(head, end, streaming), operation, numbers, ahead)
 
 
 @helper
-def _write_span(y: Any, inputs: Any, planes: Any, operation: Any, numbers: Any, k: Any, ahead: Any) -> None:
-    """Stream planes of 16 elements or more; a vector across the end of one is computed with the numbers of both."""
-    start, stop, end = planes.start, planes.stop, planes.end
+def write_span(y: Any, inputs: Any, span: Any, operation: Any, numbers: Any, ahead: Any) -> None:
+    """Stream planes of 16 elements or more, in whole cache lines.
+
+    A vector across the end of a plane is computed with the numbers of both channels.
+    """
+    start, stop, end, channel, inner = span
+    k = channel * numbers.step
     splats = splat_each(numbers.pointers, k)
     i = first_whole(y, start, stop, True)
     if i > start:
         write_part(y, inputs, start, i, operation, splats)
     while i + LANES <= stop:
-        prefetch_each(inputs, i, ahead, planes.inner)
+        prefetch_each(inputs, i, ahead, inner)
         i = write_vectors(y, inputs, Run(i, end, True), operation, splats, None)
         if end < stop:
             vectors = load_each(inputs, i)
@@ -137,22 +143,6 @@ def _write_span(y: Any, inputs: Any, planes: Any, operation: Any, numbers: Any, 
             splats = splat_each(numbers.pointers, k)
             put(y, i, choose(np.uint16((1 << (end - i)) - 1), before, operation(*vectors, *splats)), True)
             i += LANES
-            end += planes.inner
+            end += inner
     if i < stop:
         write_part(y, inputs, i, stop, operation, splats)
-
-
-@helper
-def write_planes(y: Any, inputs: Any, planes: Any, operation: Any, numbers: Any, channel: Any, ahead: Any) -> None:
-    """Write planes; `channel` is that of the first."""
-    k = channel * numbers.step
-    if planes.spans:
-        _write_span(y, inputs, planes, operation, numbers, k, ahead)
-        return
-    start, end = planes.start, planes.end
-    while start < planes.stop:
-        run = Run(start, min(end, planes.stop), planes.streaming)
-        write_run(y, inputs, run, operation, splat_each(numbers.pointers, k), ahead)
-        start = end
-        end += planes.inner
-        k += numbers.step

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from normdrop._cpu.each import load_each
 from normdrop._cpu.elementwise import write_part
-from normdrop._cpu.launch import helper
+from normdrop._cpu.launch import helper, outlined
 from normdrop._cpu.memory import CACHE_LINE, item_size
-from normdrop._cpu.simd import LANES
+from normdrop._cpu.simd import LANES, apart
 from normdrop._cpu.streaming import first_whole, is_long, put
 
 # Numbers in all vectors above which rows go side by side: a part of the first-level cache; most of it for rows that are
@@ -38,11 +38,11 @@ def _wrapped(v: Any, width: Any) -> Any:
     return v
 
 
-@helper
-def write_run(y: Any, inputs: Any, run: Any, width: Any, operation: Any, vectors: Any) -> None:
-    """Write a run across the ends of rows of this width; the vectors go on beyond the last column."""
+@outlined
+def write_run(y: Any, inputs: Any, run: Any, v: Any, width: Any, operation: Any, vectors: Any) -> None:
+    """Write a run that begins in column v, across the ends of rows of this width; vectors go on beyond the last."""
+    apart()
     i, stop = run.start, run.stop
-    v = i % width
     streaming = run.streaming and is_long(stop - i)
     head = first_whole(y, i, stop, streaming)
     if head > i:
@@ -50,14 +50,12 @@ def write_run(y: Any, inputs: Any, run: Any, width: Any, operation: Any, vectors
         v = _wrapped(v + head - i, width)
         i = head
     while i + 4 * LANES <= stop:
-        y0 = operation(*load_each(inputs, i), *load_each(vectors, v))
-        y1 = operation(*load_each(inputs, i + LANES), *load_each(vectors, v + LANES))
-        y2 = operation(*load_each(inputs, i + 2 * LANES), *load_each(vectors, v + 2 * LANES))
-        y3 = operation(*load_each(inputs, i + 3 * LANES), *load_each(vectors, v + 3 * LANES))
-        put(y, i, y0, streaming)
-        put(y, i + LANES, y1, streaming)
-        put(y, i + 2 * LANES, y2, streaming)
-        put(y, i + 3 * LANES, y3, streaming)
+        x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
+        x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
+        put(y, i, operation(*x0, *load_each(vectors, v)), streaming)
+        put(y, i + LANES, operation(*x1, *load_each(vectors, v + LANES)), streaming)
+        put(y, i + 2 * LANES, operation(*x2, *load_each(vectors, v + 2 * LANES)), streaming)
+        put(y, i + 3 * LANES, operation(*x3, *load_each(vectors, v + 3 * LANES)), streaming)
         i += 4 * LANES
         v = _wrapped(v + 4 * LANES, width)
     while i + LANES <= stop:
@@ -82,13 +80,20 @@ def side_by_side(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
     return n_vectors * width > _CACHED
 
 
-@helper
+@outlined
 def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vectors: Any) -> None:
     """Write columns = (first, end) of rows, two rows side by side."""
+    apart()
     first, end = columns
     streaming = rows.streaming and is_long(end - first) and _of_whole_lines(y, rows.width)
     start = first_whole(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
     stop = start + (end - start) // LANES * LANES
+    for left, right in ((first, start), (stop, end)):
+        if left < right:
+            i = rows.start
+            for _ in range(rows.n):
+                write_part(y, inputs, i + left, i + right, operation, load_each(vectors, left))
+                i += rows.width
     i = rows.start
     for _ in range(rows.n // 2):
         for v in range(start, stop, LANES):
@@ -101,9 +106,3 @@ def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vec
     if rows.n % 2 > 0:
         for v in range(start, stop, LANES):
             put(y, i + v, operation(*load_each(inputs, i + v), *load_each(vectors, v)), streaming)
-    for left, right in ((first, start), (stop, end)):
-        if left < right:
-            i = rows.start
-            for _ in range(rows.n):
-                write_part(y, inputs, i + left, i + right, operation, load_each(vectors, left))
-                i += rows.width

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.elementwise import Numbers, Planes, write_planes
+from normdrop._cpu.each import splat_each
+from normdrop._cpu.elementwise import Numbers, Run, Span, write_run, write_span
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, item_size, pointer
 from normdrop._cpu.operations import gradient
@@ -47,31 +48,55 @@ _SHORT_SPAN = 1 << 8  # elements of a span not worth streaming
 
 
 @helper
-def _write_chunk(y: Any, inputs: Any, shape: Any, chunk: Any, how: Any, operation: Any, numbers: Any) -> None:
-    """Write elements [start, stop) = chunk of all planes; how = (whether in spans, whether streamed)."""
+def _plane_at(shape: Any, i: Any) -> Any:
+    """(channel, end) of the plane in which element i lies."""
+    plane = i // shape[2]
+    return plane % shape[1], plane * shape[2] + shape[2]
+
+
+@helper
+def _write_chunk(y: Any, inputs: Any, shape: Any, chunk: Any, operation: Any, numbers: Any) -> None:
+    """Write chunk = (first element, end, whether streamed) of all planes."""
+    start, stop, streaming = chunk
+    c, end = _plane_at(shape, start)
+    while start < stop:
+        run = Run(start, min(end, stop), streaming)
+        write_run(y, inputs, run, operation, splat_each(numbers.pointers, c * numbers.step), None)
+        start = end
+        end += shape[2]
+        c = c + 1 if c + 1 < shape[1] else 0
+    fence()
+
+
+@helper
+def _write_chunk_in_spans(y: Any, inputs: Any, shape: Any, chunk: Any, operation: Any, numbers: Any) -> None:
+    """Write chunk = (first element, end) of all planes, with a span per image."""
     start, stop = chunk
     _, n_channels, inner = shape
-    plane = start // inner
-    c, end = plane % n_channels, plane * inner + inner
-    image = end + (n_channels - c - 1) * inner
-    ahead = (0, 0)
+    c, end = _plane_at(shape, start)
     while start < stop:
-        planes = Planes(start, min(image, stop), end, inner, how[0], how[1])
-        write_planes(y, inputs, planes, operation, numbers, c, ahead)
+        image = min(start + (n_channels - c) * inner, stop)
+        write_span(y, inputs, Span(start, image, end, c, inner), operation, numbers, None)
         start, end, c = image, image + inner, 0
-        image += n_channels * inner
     fence()
 
 
 @helper
 def _write_channels(y: Any, inputs: Any, shape: Any, channels: Any, how: Any, operation: Any, numbers: Any) -> None:
-    """Write all planes of channels [first, end); how = (whether in spans, whether streamed, what to ask for)."""
+    """Write all planes of channels [first, end); how = (whether in spans, whether streamed, what to prefetch)."""
     outer, n_channels, inner = shape
     first, end = channels
+    spans, streaming, ahead = how
     for o in range(outer):
         start = (o * n_channels + first) * inner
-        planes = Planes(start, start + (end - first) * inner, start + inner, inner, how[0], how[1])
-        write_planes(y, inputs, planes, operation, numbers, first, how[2])
+        if spans:
+            span = Span(start, start + (end - first) * inner, start + inner, first, inner)
+            write_span(y, inputs, span, operation, numbers, ahead)
+            continue
+        for c in range(first, end):
+            run = Run(start, start + inner, streaming)
+            write_run(y, inputs, run, operation, splat_each(numbers.pointers, c * numbers.step), ahead)
+            start += inner
     fence()
 
 
@@ -110,8 +135,11 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     for chunk in prange((x.size + size - 1) // size):
         first = pointer(vectors, 0)
         numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1)
-        part = chunk * size, min(chunk * size + size, x.size)
-        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, (spans, large), normalized, numbers)
+        start, stop = chunk * size, min(chunk * size + size, x.size)
+        if spans:
+            _write_chunk_in_spans(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop), normalized, numbers)
+        else:
+            _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop, large), normalized, numbers)
 
 
 @helper
@@ -187,8 +215,8 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
-        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, (False, large), normalized, _three(work))
+        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size), large
+        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, normalized, _three(work))
 
 
 @kernel("PIIpP")
@@ -255,6 +283,6 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
         merged = merged_gradients(work, grid, c)
         _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size)
+        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size), large
         inputs = pointer(dy, 0), pointer(x, 0)
-        _write_chunk(pointer(dx, 0), inputs, x.shape, part, (False, large), gradient, _four(work))
+        _write_chunk(pointer(dx, 0), inputs, x.shape, part, gradient, _four(work))

@@ -6,7 +6,7 @@ loops, those of `normdrop._cpu.elementwise_rows`, are spread over the columns an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -44,28 +44,47 @@ _CHUNK = 1 << 14  # elements per task of the element-wise loops, about
 _STRIP = 512  # columns whose vectors stay in the first-level cache; what is streamed is written in the order of memory
 
 
+class _Tasks(NamedTuple):
+    """Tasks of an element-wise loop over rows of this width: how many, elements of each, and how they are done.
+
+    strip = columns of a strip if rows go side by side, else 0; streaming: whether the result is streamed. Into a
+    parallel loop goes a plain tuple: Numba does not find the name of another there.
+    """
+
+    n: Any
+    elements: Any
+    width: Any
+    strip: Any
+    streaming: Any
+
+
 @helper
-def _tasks(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
-    """Tasks of an element-wise loop: (number, elements, columns of a strip if rows go side by side, if streamed)."""
+def _tasks(y: Any, width: Any, n_vectors: Any, streaming: Any) -> Any:
+    """The tasks of a loop that reads so many vectors, as a plain tuple."""
     strip, elements = 0, _CHUNK
-    if side_by_side(y, width, n_vectors, large):
-        strip, elements = width if large else _STRIP, max(2, _CHUNK // width // 2 * 2) * width
-    return (y.size + elements - 1) // elements, elements, strip, large
+    if side_by_side(y, width, n_vectors, streaming):
+        strip, elements = width if streaming else _STRIP, max(2, _CHUNK // width // 2 * 2) * width
+    return (y.size + elements - 1) // elements, elements, width, strip, streaming
 
 
 @helper
-def _write_task(y: Any, inputs: Any, task: Any, tasks: Any, shape: Any, operation: Any, vectors: Any) -> None:
-    """Write a task's elements; shape = (elements, width)."""
-    _, elements, strip, large = tasks
-    size, width = shape
-    start = task * elements
-    stop = min(start + elements, size)
-    if strip > 0:
-        rows = Rows(start, (stop - start) // width, width, large)
-        for first in range(0, width, strip):
-            write_rows(y, inputs, rows, (first, min(first + strip, width)), operation, vectors)
-        start += rows.n * width  # a shorter row may be left
-    write_run(y, inputs, Run(start, stop, large), width, operation, vectors)
+def _elements(plan: Any, task: Any, size: Any) -> Any:
+    """Elements of a task: [start, stop)."""
+    return task * plan[1], min(task * plan[1] + plan[1], size)
+
+
+@helper
+def _write_task(y: Any, inputs: Any, elements: Any, plan: Any, operation: Any, vectors: Any) -> None:
+    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan = `_tasks`."""
+    tasks = _Tasks(*plan)
+    start, stop = elements
+    width, n, first = tasks.width, stop - start, 0
+    if tasks.strip > 0:
+        rows = Rows(0, n // width, width, tasks.streaming)
+        for column in range(0, width, tasks.strip):
+            write_rows(y, inputs, rows, (column, min(column + tasks.strip, width)), operation, vectors)
+        first = rows.n * width  # a shorter row may be left
+    write_run(y, inputs, Run(first, n, tasks.streaming), (start + first) % width, width, operation, vectors)
     fence()
 
 
@@ -90,10 +109,11 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         store(scale, c, row_part(vectors, 1, c))
         store(shift, c, row_part(vectors, 2, c))
     spread(work, x.shape, grid, (0, 3))
-    tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
-    for task in prange(tasks[0]):
+    plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
+    for task in prange(plan[0]):
+        start, stop = _elements(plan, task, x.size)
         vectors_ = mean, scale, shift
-        _write_task(pointer(y, 0), (pointer(x, 0),), task, tasks, (x.size, width), normalized, vectors_)
+        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, normalized, vectors_)
 
 
 @kernel("OIPwwPf")
@@ -107,9 +127,10 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     rows = channel_rows(work, grid)
     finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))
-    tasks = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
-    for task in prange(tasks[0]):
-        _write_task(pointer(y, 0), (pointer(x, 0),), task, tasks, (x.size, width), normalized, rows[:3])
+    plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
+    for task in prange(plan[0]):
+        start, stop = _elements(plan, task, x.size)
+        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, normalized, rows[:3])
 
 
 @kernel("PIIpP")
@@ -133,7 +154,8 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
     finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0] * x.shape[2]), rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (1, 4))
-    tasks = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
-    for task in prange(tasks[0]):
-        inputs = pointer(dy, 0), pointer(x, 0)
-        _write_task(pointer(dx, 0), inputs, task, tasks, (x.size, width), gradient, rows)
+    plan = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
+    for task in prange(plan[0]):
+        start, stop = _elements(plan, task, x.size)
+        inputs = pointer(dy, start), pointer(x, start)
+        _write_task(pointer(dx, start), inputs, (start, stop), plan, gradient, rows)

@@ -72,6 +72,21 @@ def align_stack(builder: Any) -> None:
     builder.call(used, [line])
 
 
+def _apart_typing(_typing_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        keep_vectors_whole(builder)
+        align_stack(builder)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@compiled_as(_apart_typing)
+def apart() -> None:
+    """Say that the function is a call in machine code: see `normdrop._cpu.launch.outlined`."""
+
+
 def vector_of(context: Any, dtype: Any) -> ir.VectorType:
     """LLVM's vector of 16 such scalars."""
     return ir.VectorType(context.get_value_type(dtype), LANES)
