@@ -49,10 +49,9 @@ def outlined(function: Callable[..., Any]) -> Any:
 
     Its loops have all registers to themselves. Inlined into a kernel, they would read addresses from the stack, and
     such a load waits for earlier streamed stores whose address agrees with its own modulo 4096: normalizing float64
-    rows took up to 1.5 times as long on a Zen 5.
+    rows took up to 1.5 times as long on a Zen 5. No argument may be a vector: LLVM might change its registers.
     """
-    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(forceinline=False, pipeline_class=InlinedCompiler, **wrappers, **_OPTIONS)(function)
+    return njit(**numba_internals.helper_options(inlined=False), **_OPTIONS)(function)
 
 
 _Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of parameters, whether parallel

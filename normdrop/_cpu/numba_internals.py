@@ -52,8 +52,8 @@ PARTS = {
         _NO_WRAPPERS,
     ),
     "unfinished helpers": Part(
-        "Numba's compiler and library of code: helpers, always inlined, are not optimized and made machine code of.",
-        "They are, and compiling takes longer.",
+        "Numba's compiler and library of code: helpers are optimized and made machine code of within kernels alone.",
+        "Each is by itself as well, and compiling takes longer.",
         (
             "numba.core.compiler:Compiler",
             *_names("numba.core.codegen:JITCodeLibrary", "_optimize_final_module", "_finalize_final_module"),
@@ -202,7 +202,7 @@ class _InlinedLibrary(_Library):
 
 
 class InlinedCompiler(_Compiler):
-    """Numba's compiler for functions that are always inlined, and that only compiled functions call.
+    """Numba's compiler for functions that only compiled functions call.
 
     Numba optimizes a function at each level of calls, and makes machine code even of one that all its callers have
     taken in. Here a function is compiled to LLVM's language, and a kernel is optimized once, with all that it calls.
@@ -212,9 +212,9 @@ class InlinedCompiler(_Compiler):
         super().__init__(typingctx, targetctx, library or _InlinedLibrary(targetctx.codegen(), "inlined"), *rest)
 
 
-def helper_options() -> dict[str, Any]:
+def helper_options(inlined: bool = True) -> dict[str, Any]:
     """Options of njit for a function that kernels call."""
-    options: dict[str, Any] = {"forceinline": True} if has("forced inlining") else {}
+    options: dict[str, Any] = {"forceinline": inlined} if has("forced inlining") else {}
     if has("no wrappers"):
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return options | ({"pipeline_class": InlinedCompiler} if has("unfinished helpers") else {})
@@ -231,6 +231,12 @@ def use_wide_registers(function: Any) -> None:
     if has("wide registers") and isinstance(function.attributes, set):
         set.add(function.attributes, '"min-legal-vector-width"="512"')
         set.add(function.attributes, '"prefer-vector-width"="512"')
+
+
+def keep_apart(function: Any) -> None:
+    """Let LLVM never inline a function that was compiled with `helper_options(inlined=False)`; it is llvmlite's."""
+    if has("forced inlining"):
+        function.attributes.add("noinline")
 
 
 # Cached kernels on disk that are checked before they are run.

@@ -74,7 +74,7 @@ def align_stack(builder: Any) -> None:
 
 def _apart_typing(_typing_context: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.function.attributes.add("noinline")
+        numba_internals.keep_apart(builder.function)
         keep_vectors_whole(builder)
         align_stack(builder)
         return context.get_dummy_value()
