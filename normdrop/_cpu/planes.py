@@ -48,6 +48,12 @@ _SHORT_SPAN = 1 << 8  # elements of a span not worth streaming
 
 
 @helper
+def _chunk(shape: Any, chunk: Any) -> Any:
+    """Elements of a task: [start, stop)."""
+    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, shape[0] * shape[1] * shape[2])
+
+
+@helper
 def _plane_at(shape: Any, i: Any) -> Any:
     """(channel, end) of the plane in which element i lies."""
     plane = i // shape[2]
@@ -215,8 +221,8 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size), large
-        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, part, normalized, _three(work))
+        start, stop = _chunk(x.shape, chunk)
+        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop, large), normalized, _three(work))
 
 
 @kernel("PIIpP")
@@ -283,6 +289,6 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
         merged = merged_gradients(work, grid, c)
         _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        part = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, x.size), large
+        start, stop = _chunk(x.shape, chunk)
         inputs = pointer(dy, 0), pointer(x, 0)
-        _write_chunk(pointer(dx, 0), inputs, x.shape, part, gradient, _four(work))
+        _write_chunk(pointer(dx, 0), inputs, x.shape, (start, stop, large), gradient, _four(work))

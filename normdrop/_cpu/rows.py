@@ -45,7 +45,7 @@ _STRIP = 512  # columns whose vectors stay in the first-level cache; what is str
 
 
 class _Tasks(NamedTuple):
-    """Tasks of an element-wise loop over rows of this width: how many, elements of each, and how they are done.
+    """Tasks of an element-wise loop over rows: how many, elements of each, and how they are done.
 
     strip = columns of a strip if rows go side by side, else 0; streaming: whether the result is streamed. Into a
     parallel loop goes a plain tuple: Numba does not find the name of another there.
@@ -53,7 +53,6 @@ class _Tasks(NamedTuple):
 
     n: Any
     elements: Any
-    width: Any
     strip: Any
     streaming: Any
 
@@ -64,21 +63,21 @@ def _tasks(y: Any, width: Any, n_vectors: Any, streaming: Any) -> Any:
     strip, elements = 0, _CHUNK
     if side_by_side(y, width, n_vectors, streaming):
         strip, elements = width if streaming else _STRIP, max(2, _CHUNK // width // 2 * 2) * width
-    return (y.size + elements - 1) // elements, elements, width, strip, streaming
+    return (y.size + elements - 1) // elements, elements, strip, streaming
 
 
 @helper
-def _elements(plan: Any, task: Any, size: Any) -> Any:
+def _range(plan: Any, task: Any, size: Any) -> Any:
     """Elements of a task: [start, stop)."""
     return task * plan[1], min(task * plan[1] + plan[1], size)
 
 
 @helper
-def _write_task(y: Any, inputs: Any, elements: Any, plan: Any, operation: Any, vectors: Any) -> None:
-    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan = `_tasks`."""
+def _write_task(y: Any, inputs: Any, elements: Any, plan: Any, width: Any, operation: Any, vectors: Any) -> None:
+    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `_tasks`."""
     tasks = _Tasks(*plan)
     start, stop = elements
-    width, n, first = tasks.width, stop - start, 0
+    n, first = stop - start, 0
     if tasks.strip > 0:
         rows = Rows(0, n // width, width, tasks.streaming)
         for column in range(0, width, tasks.strip):
@@ -111,9 +110,9 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     spread(work, x.shape, grid, (0, 3))
     plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(plan[0]):
-        start, stop = _elements(plan, task, x.size)
+        start, stop = _range(plan, task, x.size)
         vectors_ = mean, scale, shift
-        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, normalized, vectors_)
+        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, vectors_)
 
 
 @kernel("OIPwwPf")
@@ -129,8 +128,8 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     spread(work, x.shape, grid, (0, 3))
     plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
     for task in prange(plan[0]):
-        start, stop = _elements(plan, task, x.size)
-        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, normalized, rows[:3])
+        start, stop = _range(plan, task, x.size)
+        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, rows[:3])
 
 
 @kernel("PIIpP")
@@ -156,6 +155,6 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     spread(work, x.shape, grid, (1, 4))
     plan = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(plan[0]):
-        start, stop = _elements(plan, task, x.size)
+        start, stop = _range(plan, task, x.size)
         inputs = pointer(dy, start), pointer(x, start)
-        _write_task(pointer(dx, start), inputs, (start, stop), plan, gradient, rows)
+        _write_task(pointer(dx, start), inputs, (start, stop), plan, width, gradient, rows)
