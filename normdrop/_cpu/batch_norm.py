@@ -11,15 +11,15 @@ from numba import config
 
 from normdrop._cpu import columns, planes, rows
 from normdrop._cpu.half import stored
-from normdrop._cpu.launch import PARALLEL_SIZE, Kernel, kernel
+from normdrop._cpu.launch import Kernel, kernel
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
+from normdrop._cpu.tuning import CHANNEL_SLAB, PARALLEL_SIZE
 
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 
 _FLOAT64 = np.dtype(np.float64)
-_SLAB = 1 << 22  # bytes of a channel's or a task's values that are still in a cache when they are read again
 
 
 Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
@@ -33,7 +33,7 @@ def _by_rows(shape: tuple[int, ...]) -> bool:
 def _in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
     """Whether each channel can be read again from the cache, and there are channels for every thread."""
     outer, n_channels, inner = shape
-    if outer * inner * itemsize > _SLAB:
+    if outer * inner * itemsize > CHANNEL_SLAB:
         return False
     return outer * n_channels * inner < PARALLEL_SIZE or n_channels >= 4 * int(config.NUMBA_NUM_THREADS)
 
@@ -41,7 +41,7 @@ def _in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
 def _by_columns(shape: tuple[int, ...], itemsize: int) -> bool:
     """Whether the columns of a task can be read again from the cache, and there are some for every thread."""
     outer, n_channels, inner = shape
-    if inner > 1 or outer * columns.AT_ONCE * itemsize > _SLAB:
+    if inner > 1 or outer * columns.AT_ONCE * itemsize > CHANNEL_SLAB:
         return False
     return n_channels >= 2 * columns.AT_ONCE * int(config.NUMBA_NUM_THREADS)
 

@@ -15,9 +15,10 @@ from normdrop._cpu.elementwise_rows import Rows, write_rows
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer
 from normdrop._cpu.operations import gradient, normalize
-from normdrop._cpu.row_sums import TILE, grid_of, merge_gradients, merge_moments, tile_gradients, tile_moments
+from normdrop._cpu.row_sums import grid_of, merge_gradients, merge_moments, tile_gradients, tile_moments
 from normdrop._cpu.row_vectors import channel_rows, fill_means, finish_gradients, finish_statistics
-from normdrop._cpu.streaming import READ_AGAIN, fence, streams
+from normdrop._cpu.streaming import fence, should_stream
+from normdrop._cpu.tuning import READ_AGAIN, TILE
 
 AT_ONCE = TILE  # columns per task
 
@@ -34,7 +35,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     grid = grid_of(x.shape)
     width, n_blocks = grid[1], grid[4]
     rows = channel_rows(work, grid)
-    large = streams(y, x, READ_AGAIN)
+    large = should_stream(y, x, READ_AGAIN)
     for task in prange((width + AT_ONCE - 1) // AT_ONCE):
         columns = _columns(task, width)
         first, end = columns
@@ -53,7 +54,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     grid = grid_of(x.shape)
     width, n_blocks = grid[1], grid[4]
     rows = channel_rows(work, grid)
-    large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
+    large = should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for task in prange((width + AT_ONCE - 1) // AT_ONCE):
         columns = _columns(task, width)
         first, end = columns

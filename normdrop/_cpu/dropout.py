@@ -23,14 +23,21 @@ from normdrop._cpu.memory import (
     store_part,
 )
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import READ_ONCE, ahead, ask, comes_late, fence, put, streams
+from normdrop._cpu.streaming import (
+    fence,
+    prefetch_distance,
+    prefetch_pays,
+    prefetch_range,
+    should_stream,
+    store_or_stream,
+)
+from normdrop._cpu.tuning import PAIRS, READ_ONCE
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 _BOOL = np.dtype(np.bool_)
-_PAIRS = 64  # pairs of groups per task
-_CHUNK = _PAIRS * PAIR  # elements per task
+_CHUNK = PAIRS * PAIR  # elements per task
 
 
 @helper
@@ -38,8 +45,8 @@ def _keep_draws(y: Any, x: Any, i: Any, draws: Any, law: Any) -> None:
     """y = scale * x where kept, else +0, on 32 elements from i; law = (threshold, scale 16 times, whether streamed)."""
     threshold, factors, streaming = law
     low, high = kept(draws, threshold)
-    put(y, i, keep(low, load(x, i) * factors), streaming)
-    put(y, i + LANES, keep(high, load(x, i + LANES) * factors), streaming)
+    store_or_stream(y, i, keep(low, load(x, i) * factors), streaming)
+    store_or_stream(y, i + LANES, keep(high, load(x, i + LANES) * factors), streaming)
 
 
 @helper
@@ -68,16 +75,16 @@ def _keep_part(y: Any, x: Any, first: Any, n: Any, draws: Any, law: Any) -> None
 def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any) -> None:
     """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of pairs of groups."""
     n = x.size
-    far = comes_late(x)
+    far = prefetch_pays(x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
         factors = splat_for(x, scale)
-        streaming = streams(y, x, READ_ONCE) and address(y) % STREAM_ALIGNMENT == 0
+        streaming = should_stream(y, x, READ_ONCE) and address(y) % STREAM_ALIGNMENT == 0
         to, source = pointer(y, 0), pointer(x, 0)
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), PAIR):
             draws = draw(first // PAIR, call, key0, key1, threshold)
             law = threshold, factors, streaming
             if far:
-                ask(source, first + ahead(source), PAIR)
+                prefetch_range(source, first + prefetch_distance(source), PAIR)
             if first + PAIR <= n:
                 _keep_group(to, source, first, draws[:4], law)
                 _keep_group(to, source, first + GROUP, draws[4:], law)
@@ -101,9 +108,9 @@ def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first
     pair0 = first // PAIR
     offset = pair0 * PAIR - first  # index in mask of the first pair's first element, at most 0
     n_pairs = (mask.size - offset + PAIR - 1) // PAIR
-    for chunk in prange((n_pairs + _PAIRS - 1) // _PAIRS):
+    for chunk in prange((n_pairs + PAIRS - 1) // PAIRS):
         to = pointer(mask, 0)
-        for p in range(chunk * _PAIRS, min(chunk * _PAIRS + _PAIRS, n_pairs)):
+        for p in range(chunk * PAIRS, min(chunk * PAIRS + PAIRS, n_pairs)):
             draws = draw(pair0 + p, call, key0, key1, threshold)
             start = offset + p * PAIR
             if start >= 0 and start + PAIR <= mask.size:

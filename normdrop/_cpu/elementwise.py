@@ -22,7 +22,7 @@ from normdrop._cpu.each import load_each, load_first_each, splat_each
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import store, store_part
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import ask, first_whole, is_long, put
+from normdrop._cpu.streaming import first_whole_line, is_long, prefetch_range, store_or_stream
 
 
 class Run(NamedTuple):
@@ -56,7 +56,7 @@ def prefetch_each(inputs: Any, i: Any, ahead: Any, n: Any) -> None:
     if ahead is not None:
         for k in range(len(inputs)):
             if ahead[k] > 0:
-                ask(inputs[k], i + ahead[k], n)
+                prefetch_range(inputs[k], i + ahead[k], n)
 
 
 @helper
@@ -74,21 +74,21 @@ def write_vectors(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, a
             prefetch_each(inputs, i, ahead, 4 * LANES)
             x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
             x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
-            put(y, i, operation(*x0, *numbers), run.streaming)
-            put(y, i + LANES, operation(*x1, *numbers), run.streaming)
-            put(y, i + 2 * LANES, operation(*x2, *numbers), run.streaming)
-            put(y, i + 3 * LANES, operation(*x3, *numbers), run.streaming)
+            store_or_stream(y, i, operation(*x0, *numbers), run.streaming)
+            store_or_stream(y, i + LANES, operation(*x1, *numbers), run.streaming)
+            store_or_stream(y, i + 2 * LANES, operation(*x2, *numbers), run.streaming)
+            store_or_stream(y, i + 3 * LANES, operation(*x3, *numbers), run.streaming)
             i += 4 * LANES
     else:
         while i + 2 * LANES <= run.stop:
             prefetch_each(inputs, i, ahead, 2 * LANES)
             y0 = operation(*load_each(inputs, i), *numbers)
             y1 = operation(*load_each(inputs, i + LANES), *numbers)
-            put(y, i, y0, run.streaming)
-            put(y, i + LANES, y1, run.streaming)
+            store_or_stream(y, i, y0, run.streaming)
+            store_or_stream(y, i + LANES, y1, run.streaming)
             i += 2 * LANES
     while i + LANES <= run.stop:
-        put(y, i, operation(*load_each(inputs, i), *numbers), run.streaming)
+        store_or_stream(y, i, operation(*load_each(inputs, i), *numbers), run.streaming)
         i += LANES
     return i
 
@@ -112,7 +112,7 @@ def write_run(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead
         write_vectors(y, inputs, Run(start, stop - 1, False), operation, numbers, None)
         store(y, stop - LANES, last)
         return
-    head = first_whole(y, start, stop, streaming)
+    head = first_whole_line(y, start, stop, streaming)
     end = head + (stop - head) // LANES * LANES
     if head > start:
         write_part(y, inputs, start, head, operation, numbers)
@@ -130,7 +130,7 @@ def write_span(y: Any, inputs: Any, span: Any, operation: Any, numbers: Any, ahe
     start, stop, end, channel, inner = span
     k = channel * numbers.step
     splats = splat_each(numbers.pointers, k)
-    i = first_whole(y, start, stop, True)
+    i = first_whole_line(y, start, stop, True)
     if i > start:
         write_part(y, inputs, start, i, operation, splats)
     while i + LANES <= stop:
@@ -141,7 +141,7 @@ def write_span(y: Any, inputs: Any, span: Any, operation: Any, numbers: Any, ahe
             before = operation(*vectors, *splats)
             k += numbers.step
             splats = splat_each(numbers.pointers, k)
-            put(y, i, choose(np.uint16((1 << (end - i)) - 1), before, operation(*vectors, *splats)), True)
+            store_or_stream(y, i, choose(np.uint16((1 << (end - i)) - 1), before, operation(*vectors, *splats)), True)
             i += LANES
             end += inner
     if i < stop:

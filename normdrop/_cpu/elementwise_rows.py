@@ -14,11 +14,8 @@ from normdrop._cpu.elementwise import write_part
 from normdrop._cpu.launch import helper, outlined
 from normdrop._cpu.memory import CACHE_LINE, item_size
 from normdrop._cpu.simd import LANES, apart
-from normdrop._cpu.streaming import first_whole, is_long, put
-
-# Numbers in all vectors above which rows go side by side: a part of the first-level cache; most of it for rows that are
-# streamed, which is best done in the order of memory.
-_CACHED, _STREAMED = 3 << 9, 3 << 10
+from normdrop._cpu.streaming import first_whole_line, is_long, store_or_stream
+from normdrop._cpu.tuning import SIDE_BY_SIDE, SIDE_BY_SIDE_STREAMED
 
 
 class Rows(NamedTuple):
@@ -44,7 +41,7 @@ def write_run(y: Any, inputs: Any, run: Any, v: Any, width: Any, operation: Any,
     apart()
     i, stop = run.start, run.stop
     streaming = run.streaming and is_long(stop - i)
-    head = first_whole(y, i, stop, streaming)
+    head = first_whole_line(y, i, stop, streaming)
     if head > i:
         write_part(y, inputs, i, head, operation, load_each(vectors, v))
         v = _wrapped(v + head - i, width)
@@ -52,14 +49,14 @@ def write_run(y: Any, inputs: Any, run: Any, v: Any, width: Any, operation: Any,
     while i + 4 * LANES <= stop:
         x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
         x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
-        put(y, i, operation(*x0, *load_each(vectors, v)), streaming)
-        put(y, i + LANES, operation(*x1, *load_each(vectors, v + LANES)), streaming)
-        put(y, i + 2 * LANES, operation(*x2, *load_each(vectors, v + 2 * LANES)), streaming)
-        put(y, i + 3 * LANES, operation(*x3, *load_each(vectors, v + 3 * LANES)), streaming)
+        store_or_stream(y, i, operation(*x0, *load_each(vectors, v)), streaming)
+        store_or_stream(y, i + LANES, operation(*x1, *load_each(vectors, v + LANES)), streaming)
+        store_or_stream(y, i + 2 * LANES, operation(*x2, *load_each(vectors, v + 2 * LANES)), streaming)
+        store_or_stream(y, i + 3 * LANES, operation(*x3, *load_each(vectors, v + 3 * LANES)), streaming)
         i += 4 * LANES
         v = _wrapped(v + 4 * LANES, width)
     while i + LANES <= stop:
-        put(y, i, operation(*load_each(inputs, i), *load_each(vectors, v)), streaming)
+        store_or_stream(y, i, operation(*load_each(inputs, i), *load_each(vectors, v)), streaming)
         i += LANES
         v = _wrapped(v + LANES, width)
     if i < stop:
@@ -76,8 +73,8 @@ def _of_whole_lines(y: Any, width: Any) -> Any:
 def side_by_side(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
     """Whether rows of this width go side by side, in loops that read so many vectors; large: whether y is streamed."""
     if large:
-        return n_vectors * width > _STREAMED and _of_whole_lines(y, width)
-    return n_vectors * width > _CACHED
+        return n_vectors * width > SIDE_BY_SIDE_STREAMED and _of_whole_lines(y, width)
+    return n_vectors * width > SIDE_BY_SIDE
 
 
 @outlined
@@ -86,7 +83,7 @@ def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vec
     apart()
     first, end = columns
     streaming = rows.streaming and is_long(end - first) and _of_whole_lines(y, rows.width)
-    start = first_whole(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
+    start = first_whole_line(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
     stop = start + (end - start) // LANES * LANES
     for left, right in ((first, start), (stop, end)):
         if left < right:
@@ -100,9 +97,9 @@ def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vec
             numbers = load_each(vectors, v)
             y0 = operation(*load_each(inputs, i + v), *numbers)
             y1 = operation(*load_each(inputs, i + v + rows.width), *numbers)
-            put(y, i + v, y0, streaming)
-            put(y, i + v + rows.width, y1, streaming)
+            store_or_stream(y, i + v, y0, streaming)
+            store_or_stream(y, i + v + rows.width, y1, streaming)
         i += 2 * rows.width
     if rows.n % 2 > 0:
         for v in range(start, stop, LANES):
-            put(y, i + v, operation(*load_each(inputs, i + v), *load_each(vectors, v)), streaming)
+            store_or_stream(y, i + v, operation(*load_each(inputs, i + v), *load_each(vectors, v)), streaming)

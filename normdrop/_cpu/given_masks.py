@@ -12,20 +12,16 @@ from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import CACHE_LINE, item_size, load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.simd import LANES
 from normdrop._cpu.streaming import (
-    READ_AGAIN,
-    READ_ONCE,
-    ahead,
-    ask,
-    comes_late,
     fence,
-    first_whole,
+    first_whole_line,
     is_long,
-    put,
-    streams,
+    prefetch_distance,
+    prefetch_pays,
+    prefetch_range,
+    should_stream,
+    store_or_stream,
 )
-
-_CHUNK = 1 << 14  # elements per task
-_SKIPPED = 1 << 24  # bytes of x; above, short planes are asked for even if they are dropped: gaps slow the others, too
+from normdrop._cpu.tuning import CHUNK, READ_AGAIN, READ_ONCE, SKIPPED
 
 
 @helper
@@ -34,13 +30,13 @@ def _scale_vectors(y: Any, x: Any, run: Any, factors: Any) -> Any:
     i, stop, streaming = run
     while i + 4 * LANES <= stop:
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
-        put(y, i, x0 * factors, streaming)
-        put(y, i + LANES, x1 * factors, streaming)
-        put(y, i + 2 * LANES, x2 * factors, streaming)
-        put(y, i + 3 * LANES, x3 * factors, streaming)
+        store_or_stream(y, i, x0 * factors, streaming)
+        store_or_stream(y, i + LANES, x1 * factors, streaming)
+        store_or_stream(y, i + 2 * LANES, x2 * factors, streaming)
+        store_or_stream(y, i + 3 * LANES, x3 * factors, streaming)
         i += 4 * LANES
     while i + LANES <= stop:
-        put(y, i, load(x, i) * factors, streaming)
+        store_or_stream(y, i, load(x, i) * factors, streaming)
         i += LANES
     return i
 
@@ -50,7 +46,7 @@ def _zero_vectors(y: Any, zeros: Any, run: Any) -> Any:
     """y = +0 on the whole vectors of a run as of `_scale_vectors`; return where they end."""
     i, stop, streaming = run
     while i + LANES <= stop:
-        put(y, i, zeros, streaming)
+        store_or_stream(y, i, zeros, streaming)
         i += LANES
     return i
 
@@ -75,15 +71,15 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
     Vectors follow flat memory, so that whole lines can be streamed however short the planes are.
     """
     n = x.size
-    for chunk in prange((n + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)
         factors, zeros = splat_for(x, scale), splat_for(x, 0.0)
         # Vectors that are whole lines are streamed across the ends of planes, halves of lines within long planes.
         run = stop - start if LANES * item_size(y) % CACHE_LINE == 0 else min(stop - start, length)
-        streaming = streams(y, x, READ_ONCE if is_long(length) else READ_AGAIN) and is_long(run)
-        far = comes_late(x) and x.size * item_size(x) > _SKIPPED and not is_long(length)
+        streaming = should_stream(y, x, READ_ONCE if is_long(length) else READ_AGAIN) and is_long(run)
+        far = prefetch_pays(x) and x.size * item_size(x) > SKIPPED and not is_long(length)
         to, source = pointer(y, 0), pointer(x, 0)
-        i = first_whole(to, start, stop, streaming)
+        i = first_whole_line(to, start, stop, streaming)
         plane = start // length
         end = plane * length + length
         if i > start:
@@ -94,14 +90,14 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
                 plane += 1
                 end += length
             if far:
-                ask(source, i + ahead(source), length)
+                prefetch_range(source, i + prefetch_distance(source), length)
             if mask[plane]:
                 i = _scale_vectors(to, source, (i, min(end, stop), streaming), factors)
             else:
                 i = _zero_vectors(to, zeros, (i, min(end, stop), streaming))
             if i < end and i + LANES <= stop:
                 bits = _plane_bits(mask, (plane, end - i), length, LANES)
-                put(to, i, keep(bits, load(source, i) * factors), streaming)
+                store_or_stream(to, i, keep(bits, load(source, i) * factors), streaming)
                 i += LANES
         if i < stop:
             while end <= i:
@@ -137,12 +133,12 @@ def _row_bits(mask: Any, v: Any, columns: Any) -> Any:
 def _mask_run(y: Any, x: Any, mask: Any, run: Any, columns: Any, factors: Any) -> None:
     """y = factors * x where kept, else +0; columns as of `_row_bits`.
 
-    run = (start, stop, column of the first, whether streamed, whether x is asked for ahead).
+    run = (start, stop, column of the first, whether streamed, whether x is prefetched).
     """
     i, stop, v, streaming, far = run
     row, length, _ = columns
     step = LANES if length >= LANES else LANES % length
-    head = first_whole(y, i, stop, streaming)
+    head = first_whole_line(y, i, stop, streaming)
     if head > i:
         bits = _row_bits(mask, v, columns)
         store_part(y, i, keep(bits, load_part(x, i, i, head) * factors), i, head)
@@ -152,15 +148,15 @@ def _mask_run(y: Any, x: Any, mask: Any, run: Any, columns: Any, factors: Any) -
         end = min(i + length - v, stop)
         while i + 2 * LANES <= end:
             if far:
-                ask(x, i + ahead(x), 2 * LANES)
+                prefetch_range(x, i + prefetch_distance(x), 2 * LANES)
             x0, x1 = load(x, i), load(x, i + LANES)
             first, second = load_bits(mask, row + v), load_bits(mask, row + v + LANES)
-            put(y, i, keep(first, x0 * factors), streaming)
-            put(y, i + LANES, keep(second, x1 * factors), streaming)
+            store_or_stream(y, i, keep(first, x0 * factors), streaming)
+            store_or_stream(y, i + LANES, keep(second, x1 * factors), streaming)
             i += 2 * LANES
             v += 2 * LANES
         if i + LANES <= stop:
-            put(y, i, keep(_row_bits(mask, v, columns), load(x, i) * factors), streaming)
+            store_or_stream(y, i, keep(_row_bits(mask, v, columns), load(x, i) * factors), streaming)
             i += LANES
             v += step
         if v >= length:
@@ -177,14 +173,14 @@ def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale: 
     """
     n = x.size
     shared = n_shared * length
-    for chunk in prange((n + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n)
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)
         factors = splat_for(x, scale)
         while start < stop:
             a = start // shared
             end = min(stop, a * shared + shared)
             period = _period(mask, a * length, length) if length < LANES else 0
-            run = start, end, start % length, streams(y, x, READ_ONCE) and is_long(end - start), comes_late(x)
+            run = start, end, start % length, should_stream(y, x, READ_ONCE) and is_long(end - start), prefetch_pays(x)
             _mask_run(pointer(y, 0), pointer(x, 0), mask, run, (a * length, length, period), factors)
             start = end
         fence()

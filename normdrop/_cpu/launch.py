@@ -22,8 +22,7 @@ from numba import NumbaWarning, config, njit, types
 from normdrop import _process
 from normdrop._cpu import compiling, numba_internals, sources, target, teams
 from normdrop._cpu.half import storage
-
-PARALLEL_SIZE = 1 << 16  # elements; below, starting the threads costs more than it saves
+from normdrop._cpu.tuning import PARALLEL_SIZE
 
 # No fastmath anywhere: it would change bits with the vector width and drop NaN tests. The NumPy error model lets
 # divisions vectorize; nogil lets several Python threads run serial kernels at once.

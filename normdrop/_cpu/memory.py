@@ -266,7 +266,7 @@ def _prefetch_typing(_typing_context: Any, x: Any, i: Any) -> Any:
 
 @compiled_as(_prefetch_typing)
 def prefetch(x: Any, i: Any) -> None:
-    """Ask for the cache line of x[i] in the second-level cache, to write if `x` is writable; `i` may be anywhere."""
+    """Prefetch the cache line of x[i] into the second-level cache, to write if `x` is writable; `i` may be anywhere."""
 
 
 def _address_typing(_typing_context: Any, x: Any) -> Any:

@@ -16,22 +16,20 @@ from typing import Any
 import numpy as np
 
 from normdrop._cpu.arithmetic import centered
+from normdrop._cpu.blocks import PLANE_BLOCK
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import element, load
 from normdrop._cpu.simd import LANES, splat, sum_lanes, widen
-from normdrop._cpu.streaming import ask
+from normdrop._cpu.streaming import prefetch_range
 
-# Values per block. The error of a block's variance grows with it (shifting by one of n values cancels at most n + 1
-# times the variance), the cost of merging blocks shrinks.
-_BLOCK = 1 << 14
 _NUMBERS = 4  # per channel, of element-wise loops
 
 
 def geometry(shape: Any) -> Any:
     """Return the grid (*shape, planes per block, values per plane and block, blocks per plane, blocks per channel)."""
     outer, n_channels, inner = shape
-    length = min(inner, _BLOCK)
-    planes = max(1, _BLOCK // inner)
+    length = min(inner, PLANE_BLOCK)
+    planes = max(1, PLANE_BLOCK // inner)
     runs = (inner + length - 1) // length
     return outer, n_channels, inner, planes, length, runs, (outer + planes - 1) // planes * runs
 
@@ -64,7 +62,7 @@ def _block(grid: Any, channel: Any, b: Any) -> Any:
 def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any) -> Any:
     """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q).
 
-    What of b lies `ahead` elements ahead is asked for, if `ahead` is positive.
+    If `ahead` is positive, b is prefetched so many elements ahead.
     """
     start, n_planes, length = block
     p, q = shifts
@@ -76,7 +74,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
         stop = i + length
         while i + 2 * LANES <= stop:
             if ahead > 0:
-                ask(b, i + ahead, 2 * LANES)
+                prefetch_range(b, i + ahead, 2 * LANES)
             u0 = widen(load(a, i)) - ps
             u1 = widen(load(a, i + LANES)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
@@ -86,7 +84,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
             i += 2 * LANES
         if i + LANES <= stop:
             if ahead > 0:
-                ask(b, i + ahead, LANES)
+                prefetch_range(b, i + ahead, LANES)
             u0 = widen(load(a, i)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
             s0 += u0

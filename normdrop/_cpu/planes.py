@@ -26,7 +26,8 @@ from normdrop._cpu.plane_sums import (
     n_blocks,
     workspace_shape,
 )
-from normdrop._cpu.streaming import READ_AGAIN, READ_ONCE, fence, is_far, is_long, streams
+from normdrop._cpu.streaming import exceeds_last_level_cache, fence, is_long, should_stream
+from normdrop._cpu.tuning import CHUNK, NEAR, READ_AGAIN, READ_ONCE, SHORT_SPAN, SLAB, SPAN, SPAN_SLAB
 
 __all__ = [
     "backward",
@@ -39,18 +40,11 @@ __all__ = [
     "workspace_shape",
 ]
 
-_CHUNK = 1 << 14  # elements per task of the element-wise loops
-_NEAR = 1 << 18  # bytes of channels that stay in the second-level cache, with as many that are asked for
-_SLAB = 1 << 17  # bytes of neighboring channels that a task reads at once; as many are asked for and written
-_SPAN = 1 << 10  # elements of a span: short planes from memory come faster in longer pieces
-_SPAN_SLAB = 1 << 19  # bytes of neighboring channels at which spans end; a half of a second-level cache
-_SHORT_SPAN = 1 << 8  # elements of a span not worth streaming
-
 
 @helper
 def _chunk(shape: Any, chunk: Any) -> Any:
     """Elements of a task: [start, stop)."""
-    return chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, shape[0] * shape[1] * shape[2])
+    return chunk * CHUNK, min(chunk * CHUNK + CHUNK, shape[0] * shape[1] * shape[2])
 
 
 @helper
@@ -135,9 +129,9 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
     _, n_channels, inner = x.shape
-    large = streams(y, x, READ_ONCE)
-    spans = large and not is_long(inner) and n_channels * inner >= _SHORT_SPAN
-    size = max(1, _CHUNK // inner) * inner if spans else _CHUNK
+    large = should_stream(y, x, READ_ONCE)
+    spans = large and not is_long(inner) and n_channels * inner >= SHORT_SPAN
+    size = max(1, CHUNK // inner) * inner if spans else CHUNK
     for chunk in prange((x.size + size - 1) // size):
         first = pointer(vectors, 0)
         numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1)
@@ -156,25 +150,25 @@ def _channels_at_once(x: Any, size: Any, in_place: Any) -> Any:
     """
     outer, n_channels, inner = x.shape
     slab = size * outer * inner
-    n = _SLAB // slab
-    spans = is_far(x.size * (size + item_size(x))) and not in_place and not is_long(inner)
+    n = SLAB // slab
+    spans = exceeds_last_level_cache(x.size * (size + item_size(x))) and not in_place and not is_long(inner)
     if spans:
-        n = max(n, min(_SPAN // inner, _SPAN_SLAB // slab))
+        n = max(n, min(SPAN // inner, SPAN_SLAB // slab))
     n = max(1, min(n, n_channels // 16))
-    return n, spans and n * inner >= _SHORT_SPAN
+    return n, spans and n * inner >= SHORT_SPAN
 
 
 @helper
 def _ahead(x: Any, size: Any, n: Any) -> Any:
-    """Elements to the next n channels, which are asked for: (of x with the sums, of x with the results, of dy then).
+    """Elements to the next n channels, which are prefetched: (of x with the sums, of x with the results, of dy then).
 
     Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed. Sums
     of halves take as long as those of floats, and leave no more time.
     """
     outer, _, inner = x.shape
-    if not is_far(x.size * (size + item_size(x))):
+    if not exceeds_last_level_cache(x.size * (size + item_size(x))):
         return 0, 0, 0
-    near = max(size, 4) * outer * inner <= _NEAR
+    near = max(size, 4) * outer * inner <= NEAR
     return (n * inner, 0, n * inner) if near else (0, n * inner, n * inner)
 
 
@@ -196,7 +190,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     n_channels = x.shape[1]
     grid = grid_of(x.shape)
-    large = streams(y, x, READ_AGAIN)
+    large = should_stream(y, x, READ_AGAIN)
     size = item_size(x)
     at_once, spans = _channels_at_once(x, size, address(y) == address(x))
     for task in prange((n_channels + at_once - 1) // at_once):
@@ -215,12 +209,12 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
-    large = streams(y, x, READ_AGAIN)
+    large = should_stream(y, x, READ_AGAIN)
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
         _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
         _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop, large), normalized, _three(work))
 
@@ -259,7 +253,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
     in_place = address(dx) == address(x) or address(dx) == address(dy)
-    large = streams(dx, x, READ_AGAIN) and not in_place
+    large = should_stream(dx, x, READ_AGAIN) and not in_place
     size = item_size(dy) + item_size(x)
     at_once, spans = _channels_at_once(x, size, in_place)
     for task in prange((n_channels + at_once - 1) // at_once):
@@ -281,14 +275,14 @@ def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gam
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
-    large = streams(dx, x, READ_AGAIN) and address(dx) != address(dy)
+    large = should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for task in prange(n_channels * blocks):
         c = task // blocks
         block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, task % blocks), statistics[0, c], 0)
     for c in range(n_channels):
         merged = merged_gradients(work, grid, c)
         _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
-    for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
+    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
         inputs = pointer(dy, 0), pointer(x, 0)
         _write_chunk(pointer(dx, 0), inputs, x.shape, (start, stop, large), gradient, _four(work))

@@ -20,29 +20,23 @@ import numpy as np
 
 from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.bits import keep
+from normdrop._cpu.blocks import MAX_ROWS, MIN_ROWS, MIN_WIDTH, ROW_BLOCK
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import element, item_size, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
-from normdrop._cpu.streaming import ahead, is_far
+from normdrop._cpu.streaming import exceeds_last_level_cache, prefetch_distance
+from normdrop._cpu.tuning import ROWS_AT_ONCE, TILE
 
-_BLOCK = 1 << 16  # elements per block of rows
-_MAX_ROWS = 1 << 13  # per block; bounds the error of a block's variance
-_MIN_ROWS = 1 << 7  # per block; to finish a block and to merge it take as long as ten of its rows or more
-_MIN_WIDTH = 64  # rows narrower than this are joined
-TILE = 512  # columns whose sums stay in the first-level cache
 _SPREAD = 4  # vectors spread over the columns
 BEYOND = 4 * LANES  # elements by which they go on
-# Rows read side by side, so that the sums of a column are loaded and stored once for all of them. Not more: rows that
-# are 4096 bytes apart share a set of the first-level cache, and eight rows of two arrays do not fit one.
-_AT_ONCE = 4
 
 
 def geometry(shape: Any) -> Any:
     """Return the grid (elements, width of a row, elements per row of the workspace, rows per block, blocks)."""
     outer, n_channels, inner = shape
-    joined = max(1, min(outer, (_MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
+    joined = max(1, min(outer, (MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
     width = joined * n_channels * inner
-    per_block = min(_MAX_ROWS, max(_MIN_ROWS, _BLOCK // width))
+    per_block = min(MAX_ROWS, max(MIN_ROWS, ROW_BLOCK // width))
     n_blocks = max(1, (outer // joined + per_block - 1) // per_block)
     return outer * n_channels * inner, width, (width + BEYOND + LANES - 1) // LANES * LANES, per_block, n_blocks
 
@@ -87,11 +81,11 @@ def _counts(n_rows: Any, left: Any) -> Any:
 
 @helper
 def _rows_ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
-    """Elements to the rows that are asked for: the next ones, or further ones where rows are narrow; 0 for none."""
-    if not is_far(grid[0] * (n_arrays + 1) * item_size(x)):
+    """Elements to the rows that are prefetched: the next ones, or further ones where rows are narrow; 0 for none."""
+    if not exceeds_last_level_cache(grid[0] * (n_arrays + 1) * item_size(x)):
         return 0
-    group = _AT_ONCE * grid[1]
-    return max(1, ahead(x) // (n_arrays * group)) * group
+    group = ROWS_AT_ONCE * grid[1]
+    return max(1, prefetch_distance(x) // (n_arrays * group)) * group
 
 
 @helper
@@ -116,22 +110,22 @@ def _add_rows(sums: Any, arrays: Any, rows: Any, v: Any, p: Any, q: Any) -> Any:
 def _row_sums(sums: Any, arrays: Any, block: Any, p: Any, q: Any) -> None:
     """Add to sums = (s, t) of each column what `_add_rows` does; all are pointers to the first column.
 
-    block = (columns, rows, elements from a row to the next, elements to those that are asked for).
+    block = (columns, rows, elements from a row to the next, elements to those that are prefetched).
     """
     (s, t), (a, b) = sums, arrays
     n_columns, n_rows, stride, rows_ahead = block
     rest = n_columns % LANES
     whole = n_columns - rest
-    for first in range(0, n_rows, _AT_ONCE):
-        at_once = min(_AT_ONCE, n_rows - first)
+    for first in range(0, n_rows, ROWS_AT_ONCE):
+        at_once = min(ROWS_AT_ONCE, n_rows - first)
         for v in range(0, whole, LANES):
             if rows_ahead > 0:
-                for row in range(first, first + _AT_ONCE):
+                for row in range(first, first + ROWS_AT_ONCE):
                     prefetch(b, row * stride + rows_ahead + v)
                     if p is None:  # else a is b
                         prefetch(a, row * stride + rows_ahead + v)
-            if at_once == _AT_ONCE:  # a constant number of rows, for which there is no loop
-                ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, _AT_ONCE, stride), v, p, q)
+            if at_once == ROWS_AT_ONCE:  # a constant number of rows, for which there is no loop
+                ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, ROWS_AT_ONCE, stride), v, p, q)
             else:
                 ss, ts = _add_rows((load(s, v), load(t, v)), arrays, (first, at_once, stride), v, p, q)
             store(s, v, ss)

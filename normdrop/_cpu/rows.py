@@ -36,12 +36,10 @@ from normdrop._cpu.row_vectors import (
     spread_means,
 )
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import READ_AGAIN, fence, streams
+from normdrop._cpu.streaming import fence, should_stream
+from normdrop._cpu.tuning import CHUNK, READ_AGAIN, STRIP
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
-
-_CHUNK = 1 << 14  # elements per task of the element-wise loops, about
-_STRIP = 512  # columns whose vectors stay in the first-level cache; what is streamed is written in the order of memory
 
 
 class _Tasks(NamedTuple):
@@ -60,9 +58,9 @@ class _Tasks(NamedTuple):
 @helper
 def _tasks(y: Any, width: Any, n_vectors: Any, streaming: Any) -> Any:
     """The tasks of a loop that reads so many vectors, as a plain tuple."""
-    strip, elements = 0, _CHUNK
+    strip, elements = 0, CHUNK
     if side_by_side(y, width, n_vectors, streaming):
-        strip, elements = width if streaming else _STRIP, max(2, _CHUNK // width // 2 * 2) * width
+        strip, elements = width if streaming else STRIP, max(2, CHUNK // width // 2 * 2) * width
     return (y.size + elements - 1) // elements, elements, strip, streaming
 
 
@@ -108,7 +106,7 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
         store(scale, c, row_part(vectors, 1, c))
         store(shift, c, row_part(vectors, 2, c))
     spread(work, x.shape, grid, (0, 3))
-    plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
+    plan = _tasks(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
         start, stop = _range(plan, task, x.size)
         vectors_ = mean, scale, shift
@@ -126,7 +124,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
     rows = channel_rows(work, grid)
     finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))
-    plan = _tasks(y, width, 3, streams(y, x, READ_AGAIN))
+    plan = _tasks(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
         start, stop = _range(plan, task, x.size)
         _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, rows[:3])
@@ -153,7 +151,7 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
     merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
     finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0] * x.shape[2]), rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (1, 4))
-    plan = _tasks(dx, width, 4, streams(dx, x, READ_AGAIN) and address(dx) != address(dy))
+    plan = _tasks(dx, width, 4, should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(plan[0]):
         start, stop = _range(plan, task, x.size)
         inputs = pointer(dy, start), pointer(x, start)

@@ -14,19 +14,27 @@ from numba import prange
 
 from normdrop._cpu.bits import keep, lane_bits
 from normdrop._cpu.half import stored
-from normdrop._cpu.launch import PARALLEL_SIZE, helper, kernel, threads
+from normdrop._cpu.launch import helper, kernel, threads
 from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.scratch import scratch
 from normdrop._cpu.simd import LANES
-from normdrop._cpu.streaming import READ_ONCE, ahead, ask, comes_late, fence, first_whole, is_long, put, streams
+from normdrop._cpu.streaming import (
+    fence,
+    first_whole_line,
+    is_long,
+    prefetch_distance,
+    prefetch_pays,
+    prefetch_range,
+    should_stream,
+    store_or_stream,
+)
+from normdrop._cpu.tuning import COLUMNS, PARALLEL_SIZE, POSITIONS, READ_ONCE
 
 Array = npt.NDArray[Any]
 
-_POSITIONS = 32 * LANES  # positions p per task
-_COLUMNS = 64 * LANES  # columns q per task
 _DRAWN = PAIR // LANES  # words drawn at once
-_WORDS = _DRAWN + (_POSITIONS // LANES) * (_COLUMNS + LANES)  # per task; a vector may be read beyond the last column
+_WORDS = _DRAWN + (POSITIONS // LANES) * (COLUMNS + LANES)  # per task; a vector may be read beyond the last column
 
 
 @helper
@@ -68,20 +76,20 @@ def _draw(words: Any, stride: Any, places: Any, drawn: Any, law: Any) -> None:
 def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
     """y = scale * x where bit e of the column's word is set, else +0.
 
-    run = (start, columns, whether long runs are streamed, whether x is asked for ahead), law = (first word, e, scale).
+    run = (start, columns, whether long runs are streamed, whether x is prefetched), law = (first word, e, scale).
     """
     start, n_columns, large, far = run
     word, e, scale = law
     factors = splat_for(x, scale)
     stop = start + n_columns
     streaming = large and is_long(n_columns)
-    i = first_whole(y, start, stop, streaming)
+    i = first_whole_line(y, start, stop, streaming)
     if i > start:
         store_part(y, start, keep(lane_bits(words, word, e), load_part(x, start, start, i) * factors), start, i)
     while i + LANES <= stop:
         if far:
-            ask(x, i + ahead(x), LANES)
-        put(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
+            prefetch_range(x, i + prefetch_distance(x), LANES)
+        store_or_stream(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
         i += LANES
     if i < stop:
         store_part(y, i, keep(lane_bits(words, word + i - start, e), load_part(x, i, i, stop) * factors), i, stop)
@@ -91,9 +99,9 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
 def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
-    large, far = streams(y, x, READ_ONCE), comes_late(x)
-    p_blocks = (p + _POSITIONS - 1) // _POSITIONS
-    q_blocks = (q + _COLUMNS - 1) // _COLUMNS
+    large, far = should_stream(y, x, READ_ONCE), prefetch_pays(x)
+    p_blocks = (p + POSITIONS - 1) // POSITIONS
+    q_blocks = (q + COLUMNS - 1) // COLUMNS
     n_tasks = x.shape[0] * p_blocks * q_blocks
     n_workers = work.size // _WORDS
     for worker in prange(n_workers):
@@ -101,9 +109,9 @@ def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, thresho
         drawn = work[worker * _WORDS : worker * _WORDS + _DRAWN]
         for task in range(worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers):
             a = task // (p_blocks * q_blocks)
-            p0 = (task // q_blocks) % p_blocks * _POSITIONS
-            q0 = task % q_blocks * _COLUMNS
-            n, n_columns = min(_POSITIONS, p - p0), min(_COLUMNS, q - q0)
+            p0 = (task // q_blocks) % p_blocks * POSITIONS
+            q0 = task % q_blocks * COLUMNS
+            n, n_columns = min(POSITIONS, p - p0), min(COLUMNS, q - q0)
             stride = n_columns + LANES
             _draw(words, stride, ((a * q + q0) * p + p0, p, n, n_columns), drawn, (key0, key1, call, threshold))
             for e in range(n):

@@ -28,20 +28,14 @@ def small(request, monkeypatch) -> Any:
             "row_sums", "streaming", "transposed",
         )
     }  # fmt: skip
+    limits = {
+        "READ_ONCE": 0, "READ_AGAIN": 0, "LONG": request.param, "FAR": 0, "SHORT_SPAN": 32, "CHUNK": 200, "STRIP": 64,
+        "SIDE_BY_SIDE": 200, "SIDE_BY_SIDE_STREAMED": 280, "PLANE_BLOCK": 64, "ROW_BLOCK": 256, "MIN_ROWS": 16,
+    }  # fmt: skip
     for module in modules.values():
-        for limit in {"READ_ONCE", "READ_AGAIN"} & vars(module).keys():
-            monkeypatch.setattr(module, limit, 0)
-    monkeypatch.setattr(modules["streaming"], "_LONG", request.param)
-    monkeypatch.setattr(modules["streaming"], "_FAR", 0)
-    monkeypatch.setattr(modules["planes"], "_SHORT_SPAN", 32)
-    monkeypatch.setattr(modules["planes"], "_CHUNK", 200)
-    monkeypatch.setattr(modules["rows"], "_CHUNK", 600)
-    monkeypatch.setattr(modules["plane_sums"], "_BLOCK", 64)
-    monkeypatch.setattr(modules["row_sums"], "_BLOCK", 256)
-    monkeypatch.setattr(modules["rows"], "_STRIP", 64)
-    monkeypatch.setattr(modules["row_sums"], "_MIN_ROWS", 16)
-    monkeypatch.setattr(modules["elementwise_rows"], "_CACHED", 200)
-    monkeypatch.setattr(modules["elementwise_rows"], "_STREAMED", 280)
+        for name in limits.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, limits[name])
+    monkeypatch.setattr(modules["rows"], "CHUNK", 600)
     modules["batch_norm"]._plan.cache_clear()
     yield modules
     monkeypatch.undo()

@@ -13,7 +13,8 @@ from numba import njit
 
 from normdrop import _reference
 from normdrop._cpu import given_masks, plane_sums, planes, row_sums, rows, transposed
-from normdrop._cpu.streaming import READ_AGAIN, streams
+from normdrop._cpu.streaming import should_stream
+from normdrop._cpu.tuning import READ_AGAIN
 
 pytestmark = pytest.mark.once
 
@@ -67,7 +68,7 @@ def tile_of(shape, task):
 
 @njit
 def range_of(y, x, width, n_vectors, task):
-    tasks = rows._tasks(y, width, n_vectors, streams(y, x, READ_AGAIN))
+    tasks = rows._tasks(y, width, n_vectors, should_stream(y, x, READ_AGAIN))
     return tasks, rows._range(tasks, task, x.size)
 
 
@@ -110,11 +111,11 @@ def test_chunks_of_planes_tile_the_array_and_know_their_channel(shape) -> None:
     outer, n_channels, inner = shape
     size = outer * n_channels * inner
     x = vast(size)
-    n_chunks = -(-size // planes._CHUNK)
+    n_chunks = -(-size // planes.CHUNK)
     for chunk in some(n_chunks):
         start, stop, *places = chunk_of(x, shape, chunk)
-        assert start == chunk * planes._CHUNK
-        assert stop == min(start + planes._CHUNK, size) > start
+        assert start == chunk * planes.CHUNK
+        assert stop == min(start + planes.CHUNK, size) > start
         for i, (channel, end) in zip((start, stop - 1), places, strict=True):
             assert channel == i // inner % n_channels
             assert end == (i // inner + 1) * inner
@@ -188,7 +189,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 
     kernel = transposed._dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x, limit: False, "comes_late": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "should_stream": lambda y, x, limit: False, "prefetch_pays": lambda x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)
@@ -217,7 +218,7 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
 def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> None:
     n_outer, n_shared, length = shape
     size = n_outer * n_shared * length
-    n_chunks = -(-size // given_masks._CHUNK)
+    n_chunks = -(-size // given_masks.CHUNK)
     runs = []
 
     def record(y: Any, x: Any, mask: Any, run: tuple[Any, ...], columns: tuple[int, int, int], factors: Any) -> None:
@@ -225,7 +226,7 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
 
     kernel = given_masks.mask_elements.function
     names = {"prange": some, "_mask_run": record, "_period": lambda *row: 0, "fence": lambda: None}
-    names |= {"pointer": lambda x, i: x, "streams": lambda y, x, limit: False, "comes_late": lambda x: False}
+    names |= {"pointer": lambda x, i: x, "should_stream": lambda y, x, limit: False, "prefetch_pays": lambda x: False}
     names |= {"splat_for": lambda x, value: value}
     x = SimpleNamespace(size=size)
     FunctionType(kernel.__code__, kernel.__globals__ | names)(x, x, x, n_shared, length, 2.0)
@@ -235,7 +236,7 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
         assert start < stop <= (a + 1) * n_shared * length
         assert (column, row, same) == (start % length, a * length, length)
     assert sum(stop - start for start, stop, *_ in runs) == sum(
-        min(given_masks._CHUNK, size - chunk * given_masks._CHUNK) for chunk in some(n_chunks)
+        min(given_masks.CHUNK, size - chunk * given_masks.CHUNK) for chunk in some(n_chunks)
     )
     assert runs[-1][1] == size
 
