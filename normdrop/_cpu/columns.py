@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.elementwise_rows import Rows, write_rows
+from normdrop._cpu.kinds import Index, Memory, Real, Table, Workspace
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer
 from normdrop._cpu.operations import gradient, normalize
@@ -24,13 +25,15 @@ AT_ONCE = TILE  # columns per task
 
 
 @helper
-def _columns(task: Any, width: Any) -> Any:
+def _columns(task: Index, width: Index) -> Any:
     """Columns of a task: (first, end)."""
     return task * AT_ONCE, min(task * AT_ONCE + AT_ONCE, width)
 
 
 @kernel("OIPwwPf")
-def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+def batch_norm(
+    y: Memory, x: Memory, statistics: Table, gamma: Memory, beta: Memory, work: Workspace, eps: Real
+) -> None:
     """Statistics and y of each channel. Parallel over columns."""
     grid = grid_of(x.shape)
     width, n_blocks = grid[1], grid[4]
@@ -49,7 +52,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
 
 
 @kernel("OIIPpwP")
-def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, gamma: Memory, work: Workspace) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] and dx of each channel. Parallel over columns."""
     grid = grid_of(x.shape)
     width, n_blocks = grid[1], grid[4]

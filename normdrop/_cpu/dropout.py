@@ -11,6 +11,7 @@ from numba import prange
 from normdrop._cpu import given_masks
 from normdrop._cpu.bits import keep, store_bits
 from normdrop._cpu.half import stored
+from normdrop._cpu.kinds import Index, Memory, Real
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.mask_law import GROUP, PAIR, draw, kept
 from normdrop._cpu.memory import (
@@ -41,7 +42,7 @@ _CHUNK = PAIRS * PAIR  # elements per task
 
 
 @helper
-def _keep_draws(y: Any, x: Any, i: Any, draws: Any, law: Any) -> None:
+def _keep_draws(y: Memory, x: Memory, i: Index, draws: Any, law: Any) -> None:
     """y = scale * x where kept, else +0, on 32 elements from i; law = (threshold, scale 16 times, whether streamed)."""
     threshold, factors, streaming = law
     low, high = kept(draws, threshold)
@@ -50,7 +51,7 @@ def _keep_draws(y: Any, x: Any, i: Any, draws: Any, law: Any) -> None:
 
 
 @helper
-def _keep_group(y: Any, x: Any, first: Any, draws: Any, law: Any) -> None:
+def _keep_group(y: Memory, x: Memory, first: Index, draws: Any, law: Any) -> None:
     """As `_keep_draws` on 128 elements; four calls, for LLVM does not always unroll a loop over a tuple."""
     _keep_draws(y, x, first, draws[0], law)
     _keep_draws(y, x, first + 2 * LANES, draws[1], law)
@@ -59,7 +60,7 @@ def _keep_group(y: Any, x: Any, first: Any, draws: Any, law: Any) -> None:
 
 
 @helper
-def _keep_part(y: Any, x: Any, first: Any, n: Any, draws: Any, law: Any) -> None:
+def _keep_part(y: Memory, x: Memory, first: Index, n: Index, draws: Any, law: Any) -> None:
     """As `_keep_draws` on what there is of 256 elements."""
     threshold, factors, _ = law
     for k in range(PAIR // (2 * LANES)):
@@ -72,7 +73,7 @@ def _keep_part(y: Any, x: Any, first: Any, n: Any, draws: Any, law: Any) -> None
 
 
 @kernel("oinnnnf")
-def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any) -> None:
+def _dropout(y: Memory, x: Memory, key0: Any, key1: Any, call: Any, threshold: Any, scale: Real) -> None:
     """y[i] = scale * x[i] where the mask law keeps i, else +0; flat arrays. Parallel over chunks of pairs of groups."""
     n = x.size
     far = prefetch_pays(x)
@@ -94,7 +95,7 @@ def _dropout(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, sc
 
 
 @helper
-def _set_group(mask: Any, first: Any, draws: Any, threshold: Any) -> None:
+def _set_group(mask: Any, first: Index, draws: Any, threshold: Any) -> None:
     """mask[first : first + 128] = which are kept."""
     for k in range(GROUP // (2 * LANES)):
         low, high = kept(draws[k], threshold)
@@ -103,7 +104,7 @@ def _set_group(mask: Any, first: Any, draws: Any, threshold: Any) -> None:
 
 
 @kernel("Mnnnnn")
-def _keep_mask(mask: Any, key0: Any, key1: Any, call: Any, threshold: Any, first: Any) -> None:
+def _keep_mask(mask: Memory, key0: Any, key1: Any, call: Any, threshold: Any, first: Index) -> None:
     """mask[j] = whether the mask law keeps element first + j; flat. Parallel over chunks of pairs of groups."""
     pair0 = first // PAIR
     offset = pair0 * PAIR - first  # index in mask of the first pair's first element, at most 0

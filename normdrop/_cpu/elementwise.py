@@ -19,6 +19,7 @@ import numpy as np
 
 from normdrop._cpu.bits import choose
 from normdrop._cpu.each import load_each, load_first_each, splat_each
+from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import store, store_part
 from normdrop._cpu.simd import LANES
@@ -28,30 +29,30 @@ from normdrop._cpu.streaming import first_whole_line, is_long, prefetch_range, s
 class Run(NamedTuple):
     """Elements [start, stop) of flat memory, and whether the result is streamed."""
 
-    start: Any
-    stop: Any
-    streaming: Any
+    start: Index
+    stop: Index
+    streaming: Flag
 
 
 class Span(NamedTuple):
     """Elements [start, stop) in planes of neighboring channels: where the first plane ends, its channel, their size."""
 
-    start: Any
-    stop: Any
-    end: Any
-    channel: Any
-    inner: Any
+    start: Index
+    stop: Index
+    end: Index
+    channel: Index
+    inner: Index
 
 
 class Numbers(NamedTuple):
     """Numbers of channels: pointers to each of those of the first channel, elements from one channel to the next."""
 
     pointers: Any
-    step: Any
+    step: Index
 
 
 @helper
-def prefetch_each(inputs: Any, i: Any, ahead: Any, n: Any) -> None:
+def prefetch_each(inputs: Inputs, i: Index, ahead: Any, n: Index) -> None:
     """Prefetch n elements of each input, as far ahead of i as `ahead` says: 0 for not at all, None for no input."""
     if ahead is not None:
         for k in range(len(inputs)):
@@ -60,13 +61,13 @@ def prefetch_each(inputs: Any, i: Any, ahead: Any, n: Any) -> None:
 
 
 @helper
-def write_part(y: Any, inputs: Any, start: Any, stop: Any, operation: Any, numbers: Any) -> None:
+def write_part(y: Memory, inputs: Inputs, start: Index, stop: Index, operation: Operation, numbers: Any) -> None:
     """Write 16 elements at most."""
     store_part(y, start, operation(*load_first_each(inputs, start, stop), *numbers), start, stop)
 
 
 @helper
-def write_vectors(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead: Any) -> Any:
+def write_vectors(y: Memory, inputs: Inputs, run: Run, operation: Operation, numbers: Any, ahead: Any) -> Any:
     """Write what fills whole vectors; return where they end."""
     i = run.start
     if len(inputs) == 1:
@@ -94,7 +95,7 @@ def write_vectors(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, a
 
 
 @helper
-def write_run(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead: Any) -> None:
+def write_run(y: Memory, inputs: Inputs, run: Run, operation: Operation, numbers: Any, ahead: Any) -> None:
     """Write a run, whose numbers are the same throughout; it is streamed if it is long, too.
 
     In short runs, which take little longer than their ends, the last 16 elements are written at once, some of them
@@ -122,7 +123,7 @@ def write_run(y: Any, inputs: Any, run: Any, operation: Any, numbers: Any, ahead
 
 
 @helper
-def write_span(y: Any, inputs: Any, span: Any, operation: Any, numbers: Any, ahead: Any) -> None:
+def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numbers: Any, ahead: Any) -> None:
     """Stream planes of 16 elements or more, in whole cache lines.
 
     A vector across the end of a plane is computed with the numbers of both channels.

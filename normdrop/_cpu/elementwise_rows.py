@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from normdrop._cpu.each import load_each
-from normdrop._cpu.elementwise import write_part
+from normdrop._cpu.elementwise import Run, write_part
+from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation
 from normdrop._cpu.launch import helper, outlined
 from normdrop._cpu.memory import CACHE_LINE, item_size
 from normdrop._cpu.simd import LANES, apart
@@ -21,14 +22,14 @@ from normdrop._cpu.tuning import SIDE_BY_SIDE, SIDE_BY_SIDE_STREAMED
 class Rows(NamedTuple):
     """Rows: where the first begins, how many, elements from one to the next, whether the result is streamed."""
 
-    start: Any
-    n: Any
-    width: Any
-    streaming: Any
+    start: Index
+    n: Index
+    width: Index
+    streaming: Flag
 
 
 @helper
-def _wrapped(v: Any, width: Any) -> Any:
+def _wrapped(v: Index, width: Index) -> Any:
     """Column of a column that may lie beyond the last."""
     while v >= width:
         v -= width
@@ -36,7 +37,7 @@ def _wrapped(v: Any, width: Any) -> Any:
 
 
 @outlined
-def write_run(y: Any, inputs: Any, run: Any, v: Any, width: Any, operation: Any, vectors: Any) -> None:
+def write_run(y: Memory, inputs: Inputs, run: Run, v: Index, width: Index, operation: Operation, vectors: Any) -> None:
     """Write a run that begins in column v, across the ends of rows of this width; vectors go on beyond the last."""
     apart()
     i, stop = run.start, run.stop
@@ -64,13 +65,13 @@ def write_run(y: Any, inputs: Any, run: Any, v: Any, width: Any, operation: Any,
 
 
 @helper
-def _of_whole_lines(y: Any, width: Any) -> Any:
+def _of_whole_lines(y: Memory, width: Index) -> Any:
     """Whether all rows of this width begin at one place of a cache line, so that whole lines can be streamed."""
     return width * item_size(y) % CACHE_LINE == 0
 
 
 @helper
-def side_by_side(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
+def side_by_side(y: Memory, width: Index, n_vectors: Index, large: Flag) -> Any:
     """Whether rows of this width go side by side, in loops that read so many vectors; large: whether y is streamed."""
     if large:
         return n_vectors * width > SIDE_BY_SIDE_STREAMED and _of_whole_lines(y, width)
@@ -78,7 +79,7 @@ def side_by_side(y: Any, width: Any, n_vectors: Any, large: Any) -> Any:
 
 
 @outlined
-def write_rows(y: Any, inputs: Any, rows: Any, columns: Any, operation: Any, vectors: Any) -> None:
+def write_rows(y: Memory, inputs: Inputs, rows: Rows, columns: Any, operation: Operation, vectors: Any) -> None:
     """Write columns = (first, end) of rows, two rows side by side."""
     apart()
     first, end = columns

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.bits import keep, load_bits
+from normdrop._cpu.kinds import Index, Lanes, Memory, Real
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import CACHE_LINE, item_size, load, load_part, pointer, splat_for, store_part
 from normdrop._cpu.simd import LANES
@@ -25,7 +26,7 @@ from normdrop._cpu.tuning import CHUNK, READ_AGAIN, READ_ONCE, SKIPPED
 
 
 @helper
-def _scale_vectors(y: Any, x: Any, run: Any, factors: Any) -> Any:
+def _scale_vectors(y: Memory, x: Memory, run: Any, factors: Lanes) -> Any:
     """y = factors * x on the whole vectors of run = (start, stop, whether streamed); return where they end."""
     i, stop, streaming = run
     while i + 4 * LANES <= stop:
@@ -42,7 +43,7 @@ def _scale_vectors(y: Any, x: Any, run: Any, factors: Any) -> Any:
 
 
 @helper
-def _zero_vectors(y: Any, zeros: Any, run: Any) -> Any:
+def _zero_vectors(y: Memory, zeros: Lanes, run: Any) -> Any:
     """y = +0 on the whole vectors of a run as of `_scale_vectors`; return where they end."""
     i, stop, streaming = run
     while i + LANES <= stop:
@@ -52,7 +53,7 @@ def _zero_vectors(y: Any, zeros: Any, run: Any) -> Any:
 
 
 @helper
-def _plane_bits(mask: Any, place: Any, length: Any, n: Any) -> Any:
+def _plane_bits(mask: Any, place: Any, length: Index, n: Index) -> Any:
     """Which of n elements, at most 16, are in planes that are kept, as bits; place = (plane of the first, its rest)."""
     plane, end = place
     bits, first = 0, 0
@@ -65,7 +66,7 @@ def _plane_bits(mask: Any, place: Any, length: Any, n: Any) -> Any:
 
 
 @kernel("oimnf")
-def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
+def mask_planes(y: Memory, x: Memory, mask: Memory, length: Index, scale: Real) -> None:
     """y[a, s] = scale * x[a, s] where mask[a], else +0; flat arrays, planes of `length`. Parallel over chunks.
 
     Vectors follow flat memory, so that whole lines can be streamed however short the planes are.
@@ -109,7 +110,7 @@ def mask_planes(y: Any, x: Any, mask: Any, length: Any, scale: Any) -> None:
 
 
 @helper
-def _period(mask: Any, row: Any, length: Any) -> Any:
+def _period(mask: Any, row: Any, length: Index) -> Any:
     """The first 31 decisions of a row of fewer than 16 that is repeated, as bits."""
     bits = 0
     for lane in range(2 * LANES - 1):
@@ -118,7 +119,7 @@ def _period(mask: Any, row: Any, length: Any) -> Any:
 
 
 @helper
-def _row_bits(mask: Any, v: Any, columns: Any) -> Any:
+def _row_bits(mask: Any, v: Index, columns: Any) -> Any:
     """16 decisions from column v on, of a row that is repeated; columns = (row's first, length, its `_period`)."""
     row, length, period = columns
     if length < LANES:
@@ -130,7 +131,7 @@ def _row_bits(mask: Any, v: Any, columns: Any) -> Any:
 
 
 @helper
-def _mask_run(y: Any, x: Any, mask: Any, run: Any, columns: Any, factors: Any) -> None:
+def _mask_run(y: Memory, x: Memory, mask: Any, run: Any, columns: Any, factors: Lanes) -> None:
     """y = factors * x where kept, else +0; columns as of `_row_bits`.
 
     run = (start, stop, column of the first, whether streamed, whether x is prefetched).
@@ -166,7 +167,7 @@ def _mask_run(y: Any, x: Any, mask: Any, run: Any, columns: Any, factors: Any) -
 
 
 @kernel("oimnnf")
-def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, length: Any, scale: Any) -> None:
+def mask_elements(y: Memory, x: Memory, mask: Memory, n_shared: Index, length: Index, scale: Real) -> None:
     """y[a, s, b] = scale * x[a, s, b] where mask[a, b], else +0; flat arrays, b < length. Parallel over chunks.
 
     Vectors follow flat memory, across the ends of rows s.

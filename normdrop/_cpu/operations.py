@@ -7,20 +7,19 @@ that call it are in `normdrop._cpu.elementwise`. Batch normalization followed by
 
 from __future__ import annotations
 
-from typing import Any
-
 from normdrop._cpu.arithmetic import input_gradient, normalized
+from normdrop._cpu.kinds import Lanes
 from normdrop._cpu.launch import helper
 from normdrop._cpu.simd import widen
 
 
 @helper
-def normalize(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+def normalize(x: Lanes, mean: Lanes, scale: Lanes, shift: Lanes) -> Lanes:
     """Return y = (x - mean) * scale + shift."""
     return normalized(widen(x), mean, scale, shift)
 
 
 @helper
-def gradient(dy: Any, x: Any, mean: Any, mean_dy: Any, slope: Any, scale: Any) -> Any:
+def gradient(dy: Lanes, x: Lanes, mean: Lanes, mean_dy: Lanes, slope: Lanes, scale: Lanes) -> Lanes:
     """Return dx of `_formulas.input_gradient`."""
     return input_gradient(widen(dy), widen(x), mean, mean_dy, slope, scale)

@@ -17,6 +17,7 @@ import numpy as np
 
 from normdrop._cpu.arithmetic import centered
 from normdrop._cpu.blocks import PLANE_BLOCK
+from normdrop._cpu.kinds import Grid, Index, Memory, Shape, Workspace
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import element, load
 from normdrop._cpu.simd import LANES, splat, sum_lanes, widen
@@ -25,7 +26,7 @@ from normdrop._cpu.streaming import prefetch_range
 _NUMBERS = 4  # per channel, of element-wise loops
 
 
-def geometry(shape: Any) -> Any:
+def geometry(shape: Shape) -> Any:
     """Return the grid (*shape, planes per block, values per plane and block, blocks per plane, blocks per channel)."""
     outer, n_channels, inner = shape
     length = min(inner, PLANE_BLOCK)
@@ -43,13 +44,13 @@ grid_of = helper(geometry)
 
 
 @helper
-def n_blocks(grid: Any) -> Any:
+def n_blocks(grid: Grid) -> Any:
     """Blocks per channel."""
     return grid[6]
 
 
 @helper
-def _block(grid: Any, channel: Any, b: Any) -> Any:
+def _block(grid: Grid, channel: Index, b: Index) -> Any:
     """Block b of a channel: (offset of its first value, planes, values per plane)."""
     outer, n_channels, inner, planes, length, runs, _ = grid
     if n_blocks(grid) == 1:  # short channels, for which divisions take long
@@ -59,7 +60,7 @@ def _block(grid: Any, channel: Any, b: Any) -> Any:
 
 
 @helper
-def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any) -> Any:
+def _block_sums(a: Memory, b: Memory, block: Any, stride: Index, shifts: Any, ahead: Any) -> Any:
     """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q).
 
     If `ahead` is positive, b is prefetched so many elements ahead.
@@ -98,7 +99,7 @@ def _block_sums(a: Any, b: Any, block: Any, stride: Any, shifts: Any, ahead: Any
 
 
 @helper
-def block_moments(work: Any, x: Any, places: Any, ahead: Any) -> None:
+def block_moments(work: Workspace, x: Memory, places: Any, ahead: Any) -> None:
     """work[channel, 2b], [.., 2b + 1] = mean of a block, less the channel's first x, and sum of squares about it.
 
     places = (grid, channel, b).
@@ -112,7 +113,7 @@ def block_moments(work: Any, x: Any, places: Any, ahead: Any) -> None:
 
 
 @helper
-def merged_moments(work: Any, x: Any, grid: Any, channel: Any) -> Any:
+def merged_moments(work: Workspace, x: Memory, grid: Grid, channel: Index) -> Any:
     """Mean and biased variance of a channel from those of its blocks; only non-negative terms are added."""
     base, first = element(x, channel * grid[2]), work[channel, 0]
     n = np.float64(grid[0] * grid[2])
@@ -132,7 +133,7 @@ def merged_moments(work: Any, x: Any, grid: Any, channel: Any) -> Any:
 
 
 @helper
-def block_gradients(work: Any, arrays: Any, places: Any, mean: Any, ahead: Any) -> None:
+def block_gradients(work: Workspace, arrays: Any, places: Any, mean: Any, ahead: Any) -> None:
     """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block as of `block_moments`."""
     (dy, x), (grid, channel, b) = arrays, places
     s, t = _block_sums(dy, x, _block(grid, channel, b), grid[1] * grid[2], (0.0, mean), ahead)
@@ -140,7 +141,7 @@ def block_gradients(work: Any, arrays: Any, places: Any, mean: Any, ahead: Any) 
 
 
 @helper
-def merged_gradients(work: Any, grid: Any, channel: Any) -> Any:
+def merged_gradients(work: Workspace, grid: Grid, channel: Index) -> Any:
     """Sums of a channel from those of its blocks."""
     s, t = 0.0, 0.0
     for b in range(n_blocks(grid)):

@@ -13,6 +13,7 @@ from numba import prange
 
 from normdrop._cpu.each import splat_each
 from normdrop._cpu.elementwise import Numbers, Run, Span, write_run, write_span
+from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation, Real, Shape, Table, Workspace
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, item_size, pointer
 from normdrop._cpu.operations import gradient
@@ -42,20 +43,20 @@ __all__ = [
 
 
 @helper
-def _chunk(shape: Any, chunk: Any) -> Any:
+def _chunk(shape: Shape, chunk: Index) -> Any:
     """Elements of a task: [start, stop)."""
     return chunk * CHUNK, min(chunk * CHUNK + CHUNK, shape[0] * shape[1] * shape[2])
 
 
 @helper
-def _plane_at(shape: Any, i: Any) -> Any:
+def _plane_at(shape: Shape, i: Index) -> Any:
     """(channel, end) of the plane in which element i lies."""
     plane = i // shape[2]
     return plane % shape[1], plane * shape[2] + shape[2]
 
 
 @helper
-def _write_chunk(y: Any, inputs: Any, shape: Any, chunk: Any, operation: Any, numbers: Any) -> None:
+def _write_chunk(y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers) -> None:
     """Write chunk = (first element, end, whether streamed) of all planes."""
     start, stop, streaming = chunk
     c, end = _plane_at(shape, start)
@@ -69,7 +70,9 @@ def _write_chunk(y: Any, inputs: Any, shape: Any, chunk: Any, operation: Any, nu
 
 
 @helper
-def _write_chunk_in_spans(y: Any, inputs: Any, shape: Any, chunk: Any, operation: Any, numbers: Any) -> None:
+def _write_chunk_in_spans(
+    y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers
+) -> None:
     """Write chunk = (first element, end) of all planes, with a span per image."""
     start, stop = chunk
     _, n_channels, inner = shape
@@ -82,7 +85,9 @@ def _write_chunk_in_spans(y: Any, inputs: Any, shape: Any, chunk: Any, operation
 
 
 @helper
-def _write_channels(y: Any, inputs: Any, shape: Any, channels: Any, how: Any, operation: Any, numbers: Any) -> None:
+def _write_channels(
+    y: Memory, inputs: Inputs, shape: Shape, channels: Any, how: Any, operation: Operation, numbers: Numbers
+) -> None:
     """Write all planes of channels [first, end); how = (whether in spans, whether streamed, what to prefetch)."""
     outer, n_channels, inner = shape
     first, end = channels
@@ -101,21 +106,21 @@ def _write_channels(y: Any, inputs: Any, shape: Any, channels: Any, how: Any, op
 
 
 @helper
-def _three(work: Any) -> Any:
+def _three(work: Workspace) -> Numbers:
     """The numbers of normalization of each channel, as `_finish_statistics` puts them into the workspace."""
     first = pointer(work, 0)
     return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1])
 
 
 @helper
-def _four(work: Any) -> Any:
+def _four(work: Workspace) -> Numbers:
     """The numbers of the gradient of each channel, as `_finish_sums` puts them into the workspace."""
     first = pointer(work, 0)
     return Numbers((first, pointer(first, 1), pointer(first, 2), pointer(first, 3)), work.shape[1])
 
 
 @kernel("PIP")
-def moments(statistics: Any, x: Any, work: Any) -> None:
+def moments(statistics: Table, x: Memory, work: Workspace) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over channels and blocks."""
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
@@ -126,7 +131,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 
 
 @kernel("OIpP")
-def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
+def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
     _, n_channels, inner = x.shape
     large = should_stream(y, x, READ_ONCE)
@@ -143,7 +148,7 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
 
 
 @helper
-def _channels_at_once(x: Any, size: Any, in_place: Any) -> Any:
+def _channels_at_once(x: Memory, size: Index, in_place: Flag) -> Any:
     """(neighboring channels per task, whether their planes are written in spans), while their slab is in the cache.
 
     size = bytes of an element of all arrays read.
@@ -159,7 +164,7 @@ def _channels_at_once(x: Any, size: Any, in_place: Any) -> Any:
 
 
 @helper
-def _ahead(x: Any, size: Any, n: Any) -> Any:
+def _ahead(x: Memory, size: Index, n: Index) -> Any:
     """Elements to the next n channels, which are prefetched: (of x with the sums, of x with the results, of dy then).
 
     Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed. Sums
@@ -173,7 +178,7 @@ def _ahead(x: Any, size: Any, n: Any) -> Any:
 
 
 @helper
-def _finish_statistics(statistics: Any, c: Any, moments: Any, affine: Any, eps: Any, work: Any) -> None:
+def _finish_statistics(statistics: Table, c: Index, moments: Any, affine: Any, eps: Real, work: Workspace) -> None:
     """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps), and a channel's numbers.
 
     moments = (mean, variance), affine = (gamma, beta).
@@ -186,7 +191,9 @@ def _finish_statistics(statistics: Any, c: Any, moments: Any, affine: Any, eps: 
 
 
 @kernel("OIPwwPf")
-def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+def batch_norm(
+    y: Memory, x: Memory, statistics: Table, gamma: Memory, beta: Memory, work: Workspace, eps: Real
+) -> None:
     """Statistics and y of each channel, while they are in the cache. Parallel over groups of channels."""
     n_channels = x.shape[1]
     grid = grid_of(x.shape)
@@ -205,7 +212,9 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
 
 
 @kernel("OIPwwPf")
-def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+def batch_norm_in_blocks(
+    y: Memory, x: Memory, statistics: Table, gamma: Memory, beta: Memory, work: Workspace, eps: Real
+) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
@@ -220,7 +229,7 @@ def batch_norm_in_blocks(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any,
 
 
 @kernel("PIIpP")
-def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
+def gradients(sums: Table, dy: Memory, x: Memory, statistics: Table, work: Workspace) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over channels and blocks."""
     grid = grid_of(x.shape)
     blocks = n_blocks(grid)
@@ -232,13 +241,13 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
 
 
 @helper
-def _finish_sums(sums: Any, c: Any, merged: Any, inv_std: Any) -> None:
+def _finish_sums(sums: Any, c: Index, merged: Any, inv_std: Real) -> None:
     """sums[:, c] = sum(dy * x_hat) and sum(dy); merged = (sum(dy), sum(dy * (x - mean)))."""
     sums[0, c], sums[1, c] = merged[1] * inv_std, merged[0]
 
 
 @helper
-def _finish_gradients(sums: Any, c: Any, merged: Any, vectors: Any, n: Any, work: Any) -> None:
+def _finish_gradients(sums: Any, c: Index, merged: Any, vectors: Any, n: Real, work: Workspace) -> None:
     """The same, and a channel's numbers (mean, mean_dy, slope, scale); vectors = (statistics, gamma), n values."""
     statistics, gamma = vectors
     inv_std = statistics[2, c]
@@ -248,7 +257,7 @@ def _finish_gradients(sums: Any, c: Any, merged: Any, vectors: Any, n: Any, work
 
 
 @kernel("OIIPpwP")
-def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, gamma: Memory, work: Workspace) -> None:
     """sums of `gradients`, and dx of each channel, while they are in the cache. Parallel over groups of channels."""
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)
@@ -270,7 +279,9 @@ def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, w
 
 
 @kernel("OIIPpwP")
-def backward_in_blocks(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+def backward_in_blocks(
+    dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, gamma: Memory, work: Workspace
+) -> None:
     """The same for few or large channels. Parallel over channels and blocks, then over chunks."""
     outer, n_channels, inner = x.shape
     grid = grid_of(x.shape)

@@ -21,6 +21,7 @@ import numpy as np
 from normdrop._cpu.arithmetic import centered_lanes
 from normdrop._cpu.bits import keep
 from normdrop._cpu.blocks import MAX_ROWS, MIN_ROWS, MIN_WIDTH, ROW_BLOCK
+from normdrop._cpu.kinds import Grid, Index, Memory, Shape, Table
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import element, item_size, load, load_part, pointer, prefetch, store, store_part
 from normdrop._cpu.simd import LANES, splat, widen
@@ -31,7 +32,7 @@ _SPREAD = 4  # vectors spread over the columns
 BEYOND = 4 * LANES  # elements by which they go on
 
 
-def geometry(shape: Any) -> Any:
+def geometry(shape: Shape) -> Any:
     """Return the grid (elements, width of a row, elements per row of the workspace, rows per block, blocks)."""
     outer, n_channels, inner = shape
     joined = max(1, min(outer, (MIN_WIDTH + n_channels * inner - 1) // (n_channels * inner)))
@@ -51,13 +52,13 @@ grid_of = helper(geometry)
 
 
 @helper
-def n_tiles(grid: Any) -> Any:
+def n_tiles(grid: Grid) -> Any:
     """Tiles of all blocks."""
     return grid[4] * ((grid[1] + TILE - 1) // TILE)
 
 
 @helper
-def tile_of(grid: Any, task: Any) -> Any:
+def tile_of(grid: Grid, task: Index) -> Any:
     """Task -> tile = (block, first column, end)."""
     width = grid[1]
     n = (width + TILE - 1) // TILE
@@ -66,21 +67,21 @@ def tile_of(grid: Any, task: Any) -> Any:
 
 
 @helper
-def _block_rows(grid: Any, b: Any) -> Any:
+def _block_rows(grid: Grid, b: Index) -> Any:
     """(rows of block b, columns to which the left-over row adds one)."""
     size, width, _, per_block, n_blocks = grid
     return min(per_block, size // width - b * per_block), size % width if b == n_blocks - 1 else 0
 
 
 @helper
-def _counts(n_rows: Any, left: Any) -> Any:
+def _counts(n_rows: Any, left: Index) -> Any:
     """Values in each of 16 columns: one more in the first `left`."""
     more = np.uint16((1 << min(max(left, 0), LANES)) - 1)
     return splat(np.float64(n_rows)) + keep(more, splat(1.0))
 
 
 @helper
-def _rows_ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
+def _rows_ahead(x: Memory, grid: Grid, n_arrays: Index) -> Any:
     """Elements to the rows that are prefetched: the next ones, or further ones where rows are narrow; 0 for none."""
     if not exceeds_last_level_cache(grid[0] * (n_arrays + 1) * item_size(x)):
         return 0
@@ -89,7 +90,7 @@ def _rows_ahead(x: Any, grid: Any, n_arrays: Any) -> Any:
 
 
 @helper
-def _add_rows(sums: Any, arrays: Any, rows: Any, v: Any, p: Any, q: Any) -> Any:
+def _add_rows(sums: Any, arrays: Any, rows: Any, v: Index, p: Any, q: Any) -> Any:
     """sums = (sum(a - p), sum((a - p) * (b - q))) of 16 columns from v on, and those of rows = (first, number, stride).
 
     arrays = (a, b); p may be None for zeros.
@@ -164,7 +165,7 @@ def _tile_sums(sums: Any, arrays: Any, places: Any, p: Any, q: Any) -> None:
 
 
 @helper
-def _tile_places(work: Any, grid: Any, tile: Any) -> Any:
+def _tile_places(work: Memory, grid: Grid, tile: Any) -> Any:
     """A tile's first element, and where its sums are in the workspace."""
     b, start, _ = tile
     _, width, stride, per_block, _ = grid
@@ -173,7 +174,7 @@ def _tile_places(work: Any, grid: Any, tile: Any) -> Any:
 
 
 @helper
-def tile_moments(work: Any, x: Any, grid: Any, tile: Any) -> None:
+def tile_moments(work: Memory, x: Memory, grid: Grid, tile: Any) -> None:
     """work[2b], work[2b + 1] = mean of each column of a tile in block b, less its first x, and squares about it."""
     b, start, end = tile
     first, (s, t) = _tile_places(work, grid, tile)
@@ -188,7 +189,7 @@ def tile_moments(work: Any, x: Any, grid: Any, tile: Any) -> None:
 
 
 @helper
-def tile_gradients(work: Any, arrays: Any, grid: Any, tile: Any, mean: Any) -> None:
+def tile_gradients(work: Memory, arrays: Any, grid: Grid, tile: Any, mean: Any) -> None:
     """work[2b], work[2b + 1] = sum(dy), sum(dy * (x - mean)) of each column of a tile in block b; arrays = (dy, x)."""
     dy, x = arrays
     first, sums = _tile_places(work, grid, tile)
@@ -196,7 +197,7 @@ def tile_gradients(work: Any, arrays: Any, grid: Any, tile: Any, mean: Any) -> N
 
 
 @helper
-def _merge_blocks(work: Any, grid: Any, columns: Any) -> None:
+def _merge_blocks(work: Memory, grid: Grid, columns: Any) -> None:
     """work[0], work[1] = what `tile_moments` gives of columns = (first, end), over all blocks."""
     size, width, stride, _, n_blocks = grid
     if n_blocks == 1:
@@ -217,7 +218,7 @@ def _merge_blocks(work: Any, grid: Any, columns: Any) -> None:
 
 
 @helper
-def merge_moments(statistics: Any, x: Any, work: Any, places: Any, columns: Any) -> None:
+def merge_moments(statistics: Table, x: Memory, work: Memory, places: Any, columns: Any) -> None:
     """statistics[0], [1] = mean and variance: merge blocks, then columns; only non-negative terms are added.
 
     places = (shape, grid). Of all columns, or of columns = (first, end) where each is a channel.
@@ -248,7 +249,7 @@ def merge_moments(statistics: Any, x: Any, work: Any, places: Any, columns: Any)
 
 
 @helper
-def merge_gradients(sums: Any, work: Any, places: Any, statistics: Any, columns: Any) -> None:
+def merge_gradients(sums: Any, work: Memory, places: Any, statistics: Table, columns: Any) -> None:
     """sums = [sum(dy * x_hat), sum(dy)]: add the sums of blocks, then those of each channel's columns.
 
     places = (shape, grid); columns as in `merge_moments`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normdrop._cpu.kinds import Grid, Index, Real, Shape, Table, Workspace
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import load_part, pointer, store, store_part
 from normdrop._cpu.row_sums import BEYOND
@@ -14,7 +15,7 @@ from normdrop._cpu.simd import LANES, splat, sqrt, widen
 
 
 @helper
-def channel_rows(work: Any, grid: Any) -> Any:
+def channel_rows(work: Workspace, grid: Grid) -> Any:
     """Where the four vectors are that are spread over the columns."""
     _, _, stride, _, n_blocks = grid
     first = pointer(work, 2 * n_blocks * stride)
@@ -22,7 +23,7 @@ def channel_rows(work: Any, grid: Any) -> Any:
 
 
 @helper
-def spread(work: Any, shape: Any, grid: Any, ks: Any) -> None:
+def spread(work: Workspace, shape: Shape, grid: Grid, ks: Any) -> None:
     """row[v] = row[(v // inner) % C] of the C values that a row begins with; of `channel_rows`, ks[0] to ks[1] - 1."""
     _, n_channels, inner = shape
     _, width, _, _, n_blocks = grid
@@ -38,21 +39,21 @@ def spread(work: Any, shape: Any, grid: Any, ks: Any) -> None:
 
 
 @helper
-def row_part(vectors: Any, k: Any, c: Any) -> Any:
+def row_part(vectors: Any, k: Index, c: Index) -> Any:
     """16 values of row k from c on, as far as there are any."""
     n = vectors.shape[1]
     return load_part(pointer(vectors, k * n), c, 0, n)
 
 
 @helper
-def fill_means(rows: Any, statistics: Any, channels: Any) -> None:
+def fill_means(rows: Any, statistics: Table, channels: Any) -> None:
     """The first of the `channel_rows` = the means of channels in [first, end)."""
     for c in range(channels[0], channels[1], LANES):
         store(rows[0], c, row_part(statistics, 0, c))
 
 
 @helper
-def spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
+def spread_means(work: Workspace, statistics: Table, shape: Shape, grid: Grid) -> Any:
     """The rows of the workspace for channels, the first of them filled with the means."""
     rows = channel_rows(work, grid)
     fill_means(rows, statistics, (0, shape[1]))
@@ -61,7 +62,7 @@ def spread_means(work: Any, statistics: Any, shape: Any, grid: Any) -> Any:
 
 
 @helper
-def finish_statistics(statistics: Any, affine: Any, eps: Any, rows: Any, channels: Any) -> None:
+def finish_statistics(statistics: Table, affine: Any, eps: Real, rows: Any, channels: Any) -> None:
     """statistics[2] = 1 / sqrt(variance + eps), and rows = (mean, gamma * inv_std, beta, ...) in [first, end).
 
     affine = (gamma, beta).
@@ -77,7 +78,7 @@ def finish_statistics(statistics: Any, affine: Any, eps: Any, rows: Any, channel
 
 
 @helper
-def finish_gradients(sums: Any, vectors: Any, n: Any, rows: Any, channels: Any) -> None:
+def finish_gradients(sums: Any, vectors: Any, n: Real, rows: Any, channels: Any) -> None:
     """rows = (mean, mean_dy, slope, scale) of `_formulas.input_gradient` in [first, end), the mean being there already.
 
     vectors = (statistics, gamma).

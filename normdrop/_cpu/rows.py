@@ -13,6 +13,7 @@ from numba import prange
 
 from normdrop._cpu.elementwise import Run
 from normdrop._cpu.elementwise_rows import Rows, side_by_side, write_rows, write_run
+from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation, Real, Table, Workspace
 from normdrop._cpu.launch import helper, kernel
 from normdrop._cpu.memory import address, pointer, store
 from normdrop._cpu.operations import gradient
@@ -49,14 +50,14 @@ class _Tasks(NamedTuple):
     parallel loop goes a plain tuple: Numba does not find the name of another there.
     """
 
-    n: Any
+    n: Index
     elements: Any
     strip: Any
-    streaming: Any
+    streaming: Flag
 
 
 @helper
-def _tasks(y: Any, width: Any, n_vectors: Any, streaming: Any) -> Any:
+def _tasks(y: Memory, width: Index, n_vectors: Index, streaming: Flag) -> Any:
     """The tasks of a loop that reads so many vectors, as a plain tuple."""
     strip, elements = 0, CHUNK
     if side_by_side(y, width, n_vectors, streaming):
@@ -65,13 +66,15 @@ def _tasks(y: Any, width: Any, n_vectors: Any, streaming: Any) -> Any:
 
 
 @helper
-def _range(plan: Any, task: Any, size: Any) -> Any:
+def _range(plan: Any, task: Index, size: Index) -> Any:
     """Elements of a task: [start, stop)."""
     return task * plan[1], min(task * plan[1] + plan[1], size)
 
 
 @helper
-def _write_task(y: Any, inputs: Any, elements: Any, plan: Any, width: Any, operation: Any, vectors: Any) -> None:
+def _write_task(
+    y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, operation: Operation, vectors: Any
+) -> None:
     """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `_tasks`."""
     tasks = _Tasks(*plan)
     start, stop = elements
@@ -86,7 +89,7 @@ def _write_task(y: Any, inputs: Any, elements: Any, plan: Any, width: Any, opera
 
 
 @kernel("PIP")
-def moments(statistics: Any, x: Any, work: Any) -> None:
+def moments(statistics: Table, x: Memory, work: Workspace) -> None:
     """statistics[0], [1] = mean and biased variance of each channel. Parallel over tiles."""
     grid = grid_of(x.shape)
     width = grid[1]
@@ -96,7 +99,7 @@ def moments(statistics: Any, x: Any, work: Any) -> None:
 
 
 @kernel("OIpP")
-def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
+def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]
@@ -114,7 +117,9 @@ def normalize(y: Any, x: Any, vectors: Any, work: Any) -> None:
 
 
 @kernel("OIPwwPf")
-def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any, eps: Any) -> None:
+def batch_norm(
+    y: Memory, x: Memory, statistics: Table, gamma: Memory, beta: Memory, work: Workspace, eps: Real
+) -> None:
     """Statistics and y of each channel. Parallel over tiles, then over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]
@@ -131,7 +136,7 @@ def batch_norm(y: Any, x: Any, statistics: Any, gamma: Any, beta: Any, work: Any
 
 
 @kernel("PIIpP")
-def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
+def gradients(sums: Table, dy: Memory, x: Memory, statistics: Table, work: Workspace) -> None:
     """sums = [sum(dy * x_hat), sum(dy)] of each channel. Parallel over tiles."""
     grid = grid_of(x.shape)
     rows = spread_means(work, statistics, x.shape, grid)
@@ -141,7 +146,7 @@ def gradients(sums: Any, dy: Any, x: Any, statistics: Any, work: Any) -> None:
 
 
 @kernel("OIIPpwP")
-def backward(dx: Any, dy: Any, x: Any, sums: Any, statistics: Any, gamma: Any, work: Any) -> None:
+def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, gamma: Memory, work: Workspace) -> None:
     """sums of `gradients`, and dx of each channel. Parallel over tiles, then over chunks."""
     grid = grid_of(x.shape)
     width = grid[1]

@@ -14,6 +14,7 @@ from typing import Any
 
 from numba import types
 
+from normdrop._cpu.kinds import Flag, Index, Memory
 from normdrop._cpu.launch import helper
 from normdrop._cpu.memory import CACHE_LINE, address, item_size, prefetch, store, stream
 from normdrop._cpu.simd import LANES, compiled_as
@@ -21,31 +22,31 @@ from normdrop._cpu.tuning import AHEAD, FAR, LONG
 
 
 @helper
-def should_stream(y: Any, x: Any, limit: Any) -> Any:
+def should_stream(y: Memory, x: Memory, limit: Index) -> Any:
     """Whether long runs of the array `y` are to be streamed; not in place, where their lines have just been read."""
     return y.size * item_size(y) > limit and address(y) != address(x)
 
 
 @helper
-def exceeds_last_level_cache(n: Any) -> Any:
+def exceeds_last_level_cache(n: Index) -> Any:
     """Whether inputs that take n bytes with the result come from memory, or from a cache that is not much faster."""
     return n > FAR
 
 
 @helper
-def prefetch_pays(x: Any) -> Any:
+def prefetch_pays(x: Memory) -> Any:
     """Whether to prefetch `x` where loads come in bursts or with gaps. Halves come fast enough by themselves."""
     return exceeds_last_level_cache(2 * x.size * item_size(x)) and item_size(x) > 2
 
 
 @helper
-def prefetch_distance(x: Any) -> Any:
+def prefetch_distance(x: Memory) -> Any:
     """Elements from those that are read to those of `x` that are prefetched."""
     return AHEAD // item_size(x)
 
 
 @helper
-def prefetch_range(x: Any, i: Any, n: Any) -> None:
+def prefetch_range(x: Memory, i: Index, n: Index) -> None:
     """Prefetch n elements from x[i] on, which may be anywhere."""
     line = CACHE_LINE // item_size(x)
     for k in range((n + line - 1) // line):
@@ -53,13 +54,13 @@ def prefetch_range(x: Any, i: Any, n: Any) -> None:
 
 
 @helper
-def is_long(n: Any) -> Any:
+def is_long(n: Index) -> Any:
     """Whether a run of n elements is worth streaming."""
     return n >= LONG
 
 
 @helper
-def first_whole_line(y: Any, start: Any, stop: Any, streaming: Any) -> Any:
+def first_whole_line(y: Memory, start: Index, stop: Index, streaming: Flag) -> Any:
     """Where in [start, stop] whole cache lines begin, at most 15 further; `start` if a short run is not worth it."""
     if not streaming and stop - start < 4 * LONG:
         return start
@@ -68,7 +69,7 @@ def first_whole_line(y: Any, start: Any, stop: Any, streaming: Any) -> Any:
 
 
 @helper
-def store_or_stream(y: Any, i: Any, value: Any, streaming: Any) -> None:
+def store_or_stream(y: Memory, i: Index, value: Any, streaming: Flag) -> None:
     """Set y[i : i + 16] = value, with non-temporal stores where `streaming` says so."""
     if streaming:
         stream(y, i, value)

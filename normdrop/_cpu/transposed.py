@@ -14,6 +14,7 @@ from numba import prange
 
 from normdrop._cpu.bits import keep, lane_bits
 from normdrop._cpu.half import stored
+from normdrop._cpu.kinds import Index, Memory, Real
 from normdrop._cpu.launch import helper, kernel, threads
 from normdrop._cpu.mask_law import PAIR, draw, kept
 from normdrop._cpu.memory import load, load_part, pointer, splat_for, store_part
@@ -47,7 +48,7 @@ def _draw_pair(drawn: Any, pair: Any, law: Any) -> None:
 
 
 @helper
-def _draw(words: Any, stride: Any, places: Any, drawn: Any, law: Any) -> None:
+def _draw(words: Any, stride: Index, places: Any, drawn: Any, law: Any) -> None:
     """words[k * stride + q] = bits of positions 16k ... 16k + 15 of column q; places = (first element, P, n, columns).
 
     Elements of a column are not aligned to words of the law, so that each word here is taken from two there.
@@ -73,7 +74,7 @@ def _draw(words: Any, stride: Any, places: Any, drawn: Any, law: Any) -> None:
 
 
 @helper
-def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
+def _apply(y: Memory, x: Memory, run: Any, words: Any, law: Any) -> None:
     """y = scale * x where bit e of the column's word is set, else +0.
 
     run = (start, columns, whether long runs are streamed, whether x is prefetched), law = (first word, e, scale).
@@ -96,7 +97,9 @@ def _apply(y: Any, x: Any, run: Any, words: Any, law: Any) -> None:
 
 
 @kernel("OInnnnfh")
-def _dropout_transposed(y: Any, x: Any, key0: Any, key1: Any, call: Any, threshold: Any, scale: Any, work: Any) -> None:
+def _dropout_transposed(
+    y: Memory, x: Memory, key0: Any, key1: Any, call: Any, threshold: Any, scale: Real, work: Memory
+) -> None:
     """y[a, p, q] = scale * x[a, p, q] where the law keeps (a Q + q) P + p, else +0. Parallel over workers."""
     _, p, q = x.shape
     large, far = should_stream(y, x, READ_ONCE), prefetch_pays(x)
