@@ -253,7 +253,8 @@ def _facts() -> Iterator[tuple[str, str]]:
 
     import normdrop
     from normdrop import _device
-    from normdrop._cpu import launch, numba_internals, target
+    from normdrop._cpu import compilations
+    from normdrop._cpu.toolchain import launch, numba_internals, target
 
     yield "normdrop", normdrop.__version__
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})"
@@ -272,7 +273,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     pool = normdrop.pool_info()
     outputs = f"{pool.recycled} of {pool.recycled + pool.fresh} large outputs so far took memory of earlier ones"
     yield "output pool", f"{pool.limit >> 20} MiB may lie idle; {outputs}" if pool.limit else "off"
-    yield "kernel cache", launch.cache_folder() or "none: kernels are compiled anew in every process"
+    yield "kernel cache", compilations.cache_folder() or "none: kernels are compiled anew in every process"
     missing = ", ".join(numba_internals.MISSING)
     yield "inner parts of Numba", f"without {missing}" if missing else "all found"
     yield "CUDA", _device.describe()

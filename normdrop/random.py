@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from normdrop import _checks, _process, _saved
+from normdrop import _checks, _process, _state
 
 if TYPE_CHECKING:  # NumPy imports its random module on first use, which takes as long as importing normdrop
     from numpy.random import Generator, SeedSequence
@@ -373,9 +373,9 @@ class MaskStream:
         TypeError, ValueError
             Missing, extra or misshapen entries; the stream is then unchanged.
         """
-        _saved.check_keys(state, ("key", "call"))
-        words = _saved.entry(state, "key", (2,), "iu")
-        number = _saved.entry(state, "call", (), "iu")
+        _state.check_keys(state, ("key", "call"))
+        words = _state.entry(state, "key", (2,), "iu")
+        number = _state.entry(state, "call", (), "iu")
         key = _check_key(_key_of(words))
         call = _checks.integer(int(number), "state['call']", 0, _MAX_CALL - 1)
         with _stream_lock:

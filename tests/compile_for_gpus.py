@@ -139,7 +139,7 @@ def main(part: str, home: str) -> None:
     code = cuda.compile_ptx(with_an_array, numba_types.void(numba_types.float64[::1], numba_types.int64), cc=(7, 5))[0]
     say("an array per thread", "", "75", "code", of_code(code))
     say("an array per thread", "", "75", "PTX", of_report(link(code.encode(), "75")))
-    kernel = known["_dropout-xxuuufn"]
+    kernel = known["dropout-xxuuufn"]
     code = cuda.compile_ptx(kernel.function, kernel.signature(numpy_dtype("float32")), cc=(7, 5))[0]
     say("too few registers", "", "75", "PTX", of_report(link(code.encode(), "75", "-maxrregcount=32")))
 

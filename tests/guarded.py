@@ -23,7 +23,7 @@ PAGE = mmap.PAGESIZE
 NAN = 0xFF
 LAW = ((1, 2), 3, 1 << 31)  # key, call, threshold
 KEY, CALL, THRESHOLD = LAW
-LARGE = 17 << 20  # bytes; more than normdrop._cpu.streaming calls large
+LARGE = 17 << 20  # bytes; more than normdrop._cpu.lanes.streaming calls large
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -332,7 +332,7 @@ def fork_while_compiling() -> None:
     """The child must load and compile, too, though a thread that it lacks was in the midst of that."""
     import numba
 
-    from normdrop._cpu.launch import kernel
+    from normdrop._cpu.toolchain.launch import kernel
 
     check()
     ordinary, folders = numba.config.CACHE_DIR, itertools.count()

@@ -1,16 +1,18 @@
 """The CPU backend: launchers over Numba kernels, with the signatures of `normdrop._reference`."""
 
-from normdrop._cpu.batch_norm import (
+from normdrop._cpu.launchers import (
+    apply_mask,
     batch_norm,
     batch_norm_backward,
+    dropout,
+    dropout_transposed,
     inference_vectors,
+    keep_mask,
     moments,
     normalize,
     parameter_gradients,
     update_running,
 )
-from normdrop._cpu.dropout import apply_mask, dropout, keep_mask
-from normdrop._cpu.transposed import dropout_transposed
 
 __all__ = [
     "apply_mask",

@@ -1,8 +1,9 @@
 """Numbers that decide bits of the statistics: blocks into which a channel's values are divided, to be merged in order.
 
 To change one is to change results in their last digits: it is announced under Numerics in the changelog, and golden
-files are made anew. That a sum has 16 lanes (`normdrop._cpu.simd.LANES`) decides bits, too. `docs/statistics-law.md`
-names them all. Numbers that only decide how fast the same bits come are in `normdrop._cpu.tuning`.
+files are made anew. That a sum has 16 lanes (`normdrop._cpu.lanes.simd.LANES`) decides bits, too.
+`docs/statistics-law.md` names them all. Numbers that only decide how fast the same bits come are in
+`normdrop._cpu.tuning`.
 """
 
 from __future__ import annotations

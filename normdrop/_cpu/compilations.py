@@ -1,26 +1,23 @@
-"""Which kernels the operations of the library need, for compiling them ahead."""
+"""Which kernels the operations of the library need, for compiling them ahead; and where compiled ones are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from normdrop._cpu import columns, given_masks, planes, rows, transposed
-from normdrop._cpu.launch import Kernel, parallel_is_safe
-
-# The package gives these modules' names to their functions.
-_batch_norm, _dropout = (import_module(f"normdrop._cpu.{name}") for name in ("batch_norm", "dropout"))
+from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
+from normdrop._cpu.toolchain import launch
+from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
 def _of_input_dtype(operation: str) -> list[Kernel]:
     if operation == "dropout":
-        return [_dropout._dropout, given_masks.mask_planes, transposed._dropout_transposed]
+        return [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed]
     if operation == "channel_dropout":
         return [given_masks.mask_planes, given_masks.mask_elements]
     orders: list[Any] = [planes, rows]
@@ -41,11 +38,11 @@ def compilations(
                 parameters = _parameters(dtype) if "w" in kernel.arguments else None
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
         if operation == "channel_dropout":
-            wanted.update({(_dropout._keep_mask, _BOOL, None, threads): None for threads in both})
+            wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "batch_norm":
-            wanted[_batch_norm._update_running, _FLOAT64, None, False] = None
+            wanted[per_channel.update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
-                wanted[_batch_norm._inference_vectors, _FLOAT64, parameters, False] = None
+                wanted[per_channel.inference_vectors, _FLOAT64, parameters, False] = None
     for kernel, dtype, parameters, threads in wanted:
         yield partial(kernel.compile, dtype, parameters, parallel=threads)
 
@@ -53,3 +50,8 @@ def compilations(
 def _parameters(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Dtype of parameters that usually goes with inputs of this one."""
     return dtype if dtype.itemsize > 2 else np.dtype(np.float32)
+
+
+def cache_folder() -> str | None:
+    """Return the folder of compiled kernels, or None if there is no place for one."""
+    return launch.cache_folder(drawn_masks.dropout)

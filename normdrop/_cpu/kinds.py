@@ -17,4 +17,4 @@ Shape: TypeAlias = Any  # (outer, C, inner)
 Grid: TypeAlias = Any  # how a channel is divided into blocks: the tuple that `geometry` returns
 Table: TypeAlias = Any  # a float64 array of two axes, with a row for each kind of number: statistics, sums
 Workspace: TypeAlias = Any  # a float64 array of two axes, scratch memory
-Operation: TypeAlias = Any  # a helper of `normdrop._cpu.operations`
+Operation: TypeAlias = Any  # a helper of `normdrop._cpu.kernels.operations`

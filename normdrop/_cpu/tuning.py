@@ -9,7 +9,7 @@ have the times. To measure anew, change a number and compare what `python -m nor
 
 from __future__ import annotations
 
-from normdrop._cpu.simd import LANES
+from normdrop._cpu.lanes.simd import LANES
 
 # Threads: elements below which starting them costs more than it saves.
 PARALLEL_SIZE = 1 << 16

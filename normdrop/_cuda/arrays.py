@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop._cuda import launch
+from normdrop._cuda import copies, launch
 
 Shape = tuple[int, ...]
 
@@ -135,8 +134,6 @@ class DeviceArray:
 
     def fill(self, value: float) -> None:
         """Set every element."""
-        from normdrop._cuda import copies
-
         copies.fill(self, float(value))
 
     def __getitem__(self, row: int) -> DeviceArray:
@@ -149,8 +146,6 @@ class DeviceArray:
         return (self[row] for row in range(self.shape[0]))
 
     def __setitem__(self, key: Any, values: Any) -> None:
-        from normdrop._cuda import copies
-
         target = self if key is Ellipsis else self[key]
         if isinstance(values, DeviceArray):
             copies.copy(target, values)
@@ -176,20 +171,3 @@ class DeviceArray:
                 launch.to_device(dense, flat.view(launch.storage(self.dtype)))
         if dense is not self:
             self[...] = dense
-
-
-_kept = threading.local()
-
-
-def scratch(like: DeviceArray, size: int, slot: int = 0) -> DeviceArray:
-    """Return `size` float64 of workspace, kept per thread, device, stream and slot; its contents last for one pass."""
-    spaces: dict[Any, DeviceArray] = _kept.__dict__.setdefault("spaces", {})
-    key = like.device, like.stream, slot
-    space = spaces.get(key)
-    if space is None or space.size < size:
-        from normdrop._cuda.kinds import NumbaKind
-
-        with launch.on_device(like.device):
-            kind = NumbaKind(like.device, like.stream)
-            space = spaces[key] = kind.empty((max(size, 1024),), np.dtype(np.float64), (0,))
-    return space

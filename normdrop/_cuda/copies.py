@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normdrop._cuda.arrays import DeviceArray
 from normdrop._cuda.launch import THREADS, Kernel, cuda, helper, n_blocks
 from normdrop._cuda.memory import as_value, load, store
+
+if TYPE_CHECKING:
+    from normdrop._cuda.arrays import DeviceArray
 
 _AXES = 4  # of a kernel; more are looped over on the host
 _LETTERS = {"float16": "h", "bfloat16": "g", "float32": "s", "float64": "d", "bool": "b"}
@@ -53,7 +55,7 @@ def _memory(x: DeviceArray) -> tuple[DeviceArray, int]:
     if any(s % x.itemsize for s in (low, *x.strides)):
         raise ValueError(f"an array's elements must lie at multiples of their size; got strides {x.strides}")
     shape = ((high - low) // x.itemsize,)
-    flat = DeviceArray((low, shape, (x.itemsize,), x.dtype, x.readonly), x.kind, None, x.owner)
+    flat = type(x)((low, shape, (x.itemsize,), x.dtype, x.readonly), x.kind, None, x.owner)
     return flat, (x.address - low) // x.itemsize
 
 

@@ -48,10 +48,18 @@ def memory(x: Any) -> tuple[int, Shape, Shape, np.dtype[Any], int]:
     return (tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, tensor.device_id
 
 
+def bfloat16() -> np.dtype[Any]:
+    """Return NumPy's dtype for bfloat16, of the package ml_dtypes."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise TypeError("arrays of dtype bfloat16 need the package ml_dtypes; install it") from error
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
 def _dtype(tensor: _Tensor) -> np.dtype[Any]:
     if tensor.lanes == 1 and (tensor.code, tensor.bits) == (_BFLOAT, 16):
-        from normdrop._cuda.kinds import bfloat16
-
         return bfloat16()
     if tensor.lanes == 1 and tensor.code == _FLOAT and tensor.bits in (16, 32, 64):
         return np.dtype(f"float{tensor.bits}")

@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 
 from normdrop._cuda import dlpack, launch
-from normdrop._cuda.arrays import DeviceArray, Shape
+from normdrop._cuda.arrays import DeviceArray, Shape, c_strides
 
 _TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64", "bool")
-
-
-def bfloat16() -> np.dtype[Any]:
-    """Return NumPy's dtype for bfloat16, of the package ml_dtypes."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise TypeError("arrays of dtype bfloat16 need the package ml_dtypes; install it") from error
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def _order(axes: Shape) -> tuple[int, ...]:
@@ -47,21 +37,15 @@ class NumbaKind:
             raise TypeError("a masked array's mask would be ignored; pass an array without one")
         address, readonly = memory["data"]
         shape = tuple(memory["shape"])
-        strides = memory.get("strides") or _c_strides(shape, dtype)
+        strides = memory.get("strides") or c_strides(shape, dtype.itemsize)
         return DeviceArray((address or 0, shape, tuple(strides), dtype, bool(readonly)), self, x, x)
 
     def empty(self, shape: Shape, dtype: Any, order: Shape) -> DeviceArray:
         """Return a new array, its axes in memory in this order."""
         lengths = tuple(shape[axis] for axis in order)
-        strides = tuple(_c_strides(lengths, dtype)[i] for i in _order(order))
+        strides = tuple(c_strides(lengths, dtype.itemsize)[i] for i in _order(order))
         with launch.on_device(self.device):
             return self.view(launch.new_array(shape, strides, dtype, self.stream))
-
-
-def _c_strides(shape: Shape, dtype: Any) -> Shape:
-    from normdrop._cuda.arrays import c_strides
-
-    return c_strides(shape, dtype.itemsize)
 
 
 class _CupyKind:
@@ -96,7 +80,7 @@ class TorchKind:
         name = str(x.dtype).removeprefix("torch.")
         if name not in _TORCH_DTYPES:
             raise TypeError(f"PyTorch tensors must be float32, float64, float16 or bfloat16; got {name}")
-        dtype = bfloat16() if name == "bfloat16" else np.dtype(name)
+        dtype = dlpack.bfloat16() if name == "bfloat16" else np.dtype(name)
         strides = tuple(dtype.itemsize * s for s in x.stride())
         return DeviceArray((x.data_ptr(), tuple(x.shape), strides, dtype, False), self, x, x)
 

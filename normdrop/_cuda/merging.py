@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from normdrop import _formulas
 from normdrop._cuda import moments
 from normdrop._cuda.launch import SHUFFLED, SIMULATED, THREADS, cuda, helper, kernel, types, with_globals  # noqa: F401
 from normdrop._cuda.moments import BUFFER, in_warp  # noqa: F401
 
 # The simulator swaps `cuda` in the module of a kernel, so that what a kernel calls must see that module's names.
 sum_threads = with_globals(moments.sum_threads_code, globals()) if SIMULATED else moments.sum_threads
+
+running = helper(_formulas.running)
 
 
 @helper
@@ -90,10 +93,6 @@ def fill_vectors(vectors: Any, given: Any, n_channels: Any, eps: Any) -> None:
 @kernel("dddnff")
 def update(mean: Any, var: Any, statistics: Any, n_channels: Any, momentum: Any, correction: Any) -> None:
     """running = momentum * running + (1 - momentum) * batch. A thread per channel."""
-    new = 1.0 - momentum
     for c in range(cuda.grid(1), n_channels, cuda.gridsize(1)):
-        next_mean, next_var = new * statistics[c], new * correction * statistics[n_channels + c]
-        if momentum > 0.0:
-            next_mean += momentum * mean[c]
-            next_var += momentum * var[c]
-        mean[c], var[c] = next_mean, next_var
+        mean[c] = running(mean[c], statistics[c], momentum, 1.0 - momentum)
+        var[c] = running(var[c], statistics[n_channels + c], momentum, (1.0 - momentum) * correction)

@@ -6,30 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from normdrop._cuda.arrays import DeviceArray
-from normdrop._cuda.dropout import key_word
-from normdrop._cuda.launch import THREADS, cuda, kernel, n_blocks, types
+from normdrop._cuda.launch import THREADS, cuda, kernel, types
 from normdrop._cuda.mask_law import GROUP, RUN, kept_bits
 from normdrop._cuda.memory import as_value, load, store
 from normdrop._cuda.tiles import least
 
-_SIDE = 32  # q of a tile: neighbors in memory
-_DEPTH = 256  # p of a tile: neighbors in the mask
-_GROUPS = _DEPTH // GROUP + 1  # groups that they touch
-_BYTES = _SIDE * _GROUPS * RUN
+SIDE = 32  # q of a tile: neighbors in memory
+DEPTH = 256  # p of a tile: neighbors in the mask
+_GROUPS = DEPTH // GROUP + 1  # groups that they touch
+_BYTES = SIDE * _GROUPS * RUN
 
 
 @kernel("xxnnuuuf")
-def _dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any, threshold: Any, scale: Any) -> None:
+def dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any, threshold: Any, scale: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where element (a, q, p) is kept, else +0. A block draws the bits of a tile."""
     bits = cuda.shared.array(_BYTES, types.uint8)
     zero, factor = as_value(x, 0.0), as_value(x, scale)
-    p_tiles, q_tiles = (n_p + _DEPTH - 1) // _DEPTH, (n_q + _SIDE - 1) // _SIDE
+    p_tiles, q_tiles = (n_p + DEPTH - 1) // DEPTH, (n_q + SIDE - 1) // SIDE
     n_outer = x.size // (n_p * n_q)
     for tile in range(cuda.blockIdx.x, n_outer * p_tiles * q_tiles, cuda.gridDim.x):
         a = tile // (p_tiles * q_tiles)
-        p0, q0 = tile // q_tiles % p_tiles * _DEPTH, tile % q_tiles * _SIDE
-        side, depth = least(_SIDE, n_q - q0), least(_DEPTH, n_p - p0)
+        p0, q0 = tile // q_tiles % p_tiles * DEPTH, tile % q_tiles * SIDE
+        side, depth = least(SIDE, n_q - q0), least(DEPTH, n_p - p0)
         for place in range(cuda.threadIdx.x, side * _GROUPS * RUN, THREADS):
             first = (a * n_q + q0 + place // (_GROUPS * RUN)) * n_p + p0
             b = first // GROUP * RUN + place % (_GROUPS * RUN)
@@ -44,12 +42,3 @@ def _dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any,
             i = (a * n_p + p0 + p) * n_q + q0 + q
             store(y, i, load(x, i) * factor if (byte >> (e % GROUP // RUN)) & 1 else zero)
         cuda.syncthreads()
-
-
-def dropout_transposed(
-    y: DeviceArray, x: DeviceArray, key: tuple[int, int], call: int, threshold: int, scale: float
-) -> None:
-    """Launch `_dropout_transposed`."""
-    n_outer, n_p, n_q = x.shape
-    blocks = n_outer * n_blocks(n_p, _DEPTH) * n_blocks(n_q, _SIDE)
-    _dropout_transposed(x.dtype, blocks, y, x, n_p, n_q, key_word(key), call, threshold, scale)

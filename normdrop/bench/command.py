@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 from normdrop.bench.peers import ENTRIES, find
 from normdrop.bench.plot import plot
 from normdrop.bench.report import LEGEND, markdown, print_tables, remarks

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 import normdrop
-from normdrop._cpu import launch, target
+from normdrop._cpu.toolchain import launch, target
 from normdrop.bench.batch import Array
 from normdrop.bench.cases import Case
 from normdrop.bench.sides import OURS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 from normdrop.bench.batch import Batch
 from normdrop.bench.cases import Case
 from normdrop.bench.peers import Peer, first_line

@@ -1,11 +1,17 @@
 """Stateless passes: check, allocate, call the backend, return (y, context); backward takes the context."""
 
-from normdrop.functional.batch_norm import BatchNormContext, batch_norm, batch_norm_backward
-from normdrop.functional.dropout import dropout, dropout_backward, dropout_inference
-from normdrop.functional.inference import InferenceContext, batch_norm_inference, batch_norm_inference_backward
-from normdrop.functional.invariance import scale_invariance
-from normdrop.functional.masking import DropoutContext
-from normdrop.functional.running import update_running
+import sys
+
+from normdrop.functional._batch_norm import BatchNormContext, batch_norm, batch_norm_backward
+from normdrop.functional._batch_norm_inference import (
+    InferenceContext,
+    batch_norm_inference,
+    batch_norm_inference_backward,
+)
+from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
+from normdrop.functional._invariance import scale_invariance
+from normdrop.functional._masking import DropoutContext
+from normdrop.functional._running import update_running
 
 __all__ = [
     "BatchNormContext",
@@ -21,3 +27,8 @@ __all__ = [
     "scale_invariance",
     "update_running",
 ]
+
+# Pickles name contexts by this package; older ones by files that now have other names.
+for _context in (BatchNormContext, DropoutContext, InferenceContext):
+    _context.__module__ = __name__
+sys.modules.update({f"{__name__}.{name}": sys.modules[__name__] for name in ("batch_norm", "inference", "masking")})

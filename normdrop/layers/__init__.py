@@ -1,9 +1,12 @@
 """Layers: everything that has state."""
 
+import sys
+
 from normdrop.layers.base import Layer
 from normdrop.layers.batch_norm import BatchNorm
-from normdrop.layers.by_rank import BatchNorm1d, BatchNorm2d, BatchNorm3d, Dropout1d, Dropout2d, Dropout3d
+from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normdrop.layers.dropout import Dropout
+from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 
 __all__ = [
     "BatchNorm",
@@ -16,3 +19,8 @@ __all__ = [
     "Dropout3d",
     "Layer",
 ]
+
+# Pickles name layers by what users import; older ones by files that now have other names.
+for _name in __all__:
+    globals()[_name].__module__ = "normdrop"
+sys.modules[f"{__name__}.by_rank"] = sys.modules[__name__]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overloa
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _overlap, _process, _saved, functional
-from normdrop.functional import BatchNormContext, InferenceContext, running
+from normdrop import _checks, _device, _overlap, _process, _state, functional
+from normdrop.functional import BatchNormContext, InferenceContext
+from normdrop.functional import _running as running
 from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter, writable
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_generator, check_rng
@@ -406,7 +407,7 @@ class BatchNorm(Layer):
         """
         with _process.updating:
             state = {name: _device.to_host(values) for name, values in self._state().items()}
-            return state | {name: np.array(min(getattr(self, name), _saved.MOST), np.int64) for name in _COUNTS}
+            return state | {name: np.array(min(getattr(self, name), _state.MOST), np.int64) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, rounded to the layer's dtype.
@@ -422,19 +423,19 @@ class BatchNorm(Layer):
             Missing, extra or misshapen entries; the layer is then unchanged.
         """
         arrays = self._state()
-        _saved.check_keys(state, [*arrays, *_COUNTS])
+        _state.check_keys(state, [*arrays, *_COUNTS])
         values = {}
         for name, array in arrays.items():
             like = _checks.array(array, name)
-            new = _saved.entry(state, name, like.shape, "f")
-            values[name] = _saved.rounded(new, like.dtype, f"state[{name!r}]")
+            new = _state.entry(state, name, like.shape, "f")
+            values[name] = _state.rounded(new, like.dtype, f"state[{name!r}]")
         counts = {
-            name: _checks.integer(int(_saved.entry(state, name, (), "iu")), f"state[{name!r}]", 0) for name in _COUNTS
+            name: _checks.integer(int(_state.entry(state, name, (), "iu")), f"state[{name!r}]", 0) for name in _COUNTS
         }
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
         with _process.updating:
-            _saved.assign(arrays, values, self, counts)
+            _state.assign(arrays, values, self, counts)
 
     def __getstate__(self) -> dict[str, Any]:
         with _process.updating:  # a whole number of batches, whoever trains meanwhile

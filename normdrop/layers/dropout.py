@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, functional
-from normdrop.functional.masking import SCALINGS, DropoutContext, Mask, Scaling
+from normdrop.functional._masking import SCALINGS, DropoutContext, Mask, Scaling
 from normdrop.layers.attributes import Fixed, Option
 from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_stream, check_stream

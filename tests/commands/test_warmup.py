@@ -13,7 +13,7 @@ pytestmark = pytest.mark.jit
 
 LAYERS = """
 import sys, numpy as np, normdrop
-from normdrop._cpu.launch import Kernel
+from normdrop._cpu.toolchain.launch import Kernel
 
 ready = normdrop.warmup({operation!r}, np.float32, parallel={parallel})
 compiled = []

@@ -108,13 +108,13 @@ def test_a_training_step_in_place_copies_x_once_for_batch_norm_and_never_for_dro
 
 
 def kept() -> int:
-    from normdrop._cpu import scratch
+    from normdrop._cpu.toolchain import scratch
 
     return sum(array.nbytes for array in scratch._buffers.by_shape.values())
 
 
 def test_what_is_kept_stays_bounded_over_many_shapes() -> None:
-    from normdrop._cpu import scratch
+    from normdrop._cpu.toolchain import scratch
 
     def use(n_channels: int) -> None:
         x = np.ones((40, n_channels), np.float32)
@@ -136,7 +136,7 @@ def test_what_is_kept_stays_bounded_over_many_shapes() -> None:
 
 
 def test_a_workspace_is_the_same_for_the_same_shape_and_aligned_to_cache_lines() -> None:
-    from normdrop._cpu.scratch import scratch
+    from normdrop._cpu.toolchain.scratch import scratch
 
     for shape in ((3, 5), (1, 1), (7,), (2, 100_001)):
         array = scratch(shape)
@@ -148,7 +148,7 @@ def test_a_workspace_is_the_same_for_the_same_shape_and_aligned_to_cache_lines()
 
 
 def test_workspaces_of_two_threads_share_no_memory() -> None:
-    from normdrop._cpu.scratch import scratch
+    from normdrop._cpu.toolchain.scratch import scratch
 
     found = [scratch((5, 50))]
     thread = threading.Thread(target=lambda: found.append(scratch((5, 50))))
@@ -158,7 +158,7 @@ def test_workspaces_of_two_threads_share_no_memory() -> None:
 
 
 def test_a_workspace_beyond_the_limit_is_not_kept() -> None:
-    from normdrop._cpu import scratch
+    from normdrop._cpu.toolchain import scratch
 
     before = dict(scratch._buffers.by_shape)
     large = scratch.scratch((scratch._LIMIT // 8 + 1,))

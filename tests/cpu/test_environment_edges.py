@@ -13,7 +13,8 @@ import pytest
 from numba import config
 
 from normdrop import _process
-from normdrop._cpu import compiling, launch, numba_internals, sources, teams
+from normdrop._cpu import compilations
+from normdrop._cpu.toolchain import compiling, launch, numba_internals, sources, teams
 
 
 def _fail(*_: Any, **__: Any) -> None:
@@ -95,7 +96,7 @@ def test_without_sources_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, func
         patched.setattr(pkgutil, function, lambda *_: result)
         with pytest.raises(OSError, match="cannot be"):
             sources.digests()
-        assert launch.cache_folder() is None
+        assert compilations.cache_folder() is None
     assert len(set(sources.digests())) > 20
 
 

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.same, pytest.mark.kinds]
 
 def test_a_stream_lock_that_was_held_at_a_fork_is_free_in_the_child(monkeypatch) -> None:
     """What the hooks do in a child, where the thread that held the lock is missing."""
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     monkeypatch.setattr(random, "_stream_lock", threading.Lock())
     random._stream_lock.acquire()
@@ -60,7 +60,7 @@ def test_a_child_of_an_unseeded_process_makes_keys_of_its_own() -> None:
 
 
 def test_threads_are_not_entered_where_they_are_known_to_end_the_process(monkeypatch) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     monkeypatch.setattr(launch.config, "NUMBA_NUM_THREADS", 4)
     monkeypatch.setattr(launch, "_layer_safety", None)
@@ -89,7 +89,7 @@ def test_threads_are_not_entered_where_they_are_known_to_end_the_process(monkeyp
 
 
 def test_a_threading_layer_that_does_not_start_means_no_threads(monkeypatch) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     def fail() -> None:
         raise ValueError("no such layer")
@@ -100,14 +100,15 @@ def test_a_threading_layer_that_does_not_start_means_no_threads(monkeypatch) -> 
 
 
 def test_there_is_a_cache_folder_unless_numba_finds_none(monkeypatch) -> None:
-    from normdrop._cpu import launch, numba_internals
+    from normdrop._cpu import compilations
+    from normdrop._cpu.toolchain import launch, numba_internals
 
     def cached(function) -> None:
         raise RuntimeError("cannot cache function: no locator available")
 
-    assert launch.config.DISABLE_JIT or launch.cache_folder()
+    assert launch.config.DISABLE_JIT or compilations.cache_folder()
     monkeypatch.setattr(numba_internals, "cached", cached)
-    assert launch.cache_folder() is None
+    assert compilations.cache_folder() is None
 
 
 def test_the_number_of_native_threads_is_unknown_where_the_system_does_not_tell(monkeypatch) -> None:
@@ -129,14 +130,14 @@ def test_eps_may_be_any_real_number(eps) -> None:
 
 def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
     """The kernels themselves are compiled by other tests."""
-    from normdrop._cpu.launch import Kernel
+    from normdrop._cpu.toolchain.launch import Kernel
 
     asked = []
     monkeypatch.setattr(Kernel, "compile", lambda self, *dtypes, parallel: asked.append((self, dtypes, parallel)))
     dtypes = ["float32", "float16"]
     assert normdrop.warmup(dtypes=dtypes, parallel=False) == len(asked) == len(set(asked))
     assert {kernel.function.__name__ for kernel, _, _ in asked} >= {
-        "_dropout", "_keep_mask", "mask_elements", "batch_norm_in_blocks", "_update_running", "_inference_vectors",
+        "dropout", "keep_mask", "mask_elements", "batch_norm_in_blocks", "update_running", "inference_vectors",
     }  # fmt: skip
     assert not any(parallel for _, _, parallel in asked)
     with pytest.raises(TypeError, match="dtypes must be"):
@@ -145,7 +146,7 @@ def test_warmup_counts_every_kernel_of_every_operation(monkeypatch) -> None:
 
 @pytest.mark.parametrize("rich", [True, False])
 def test_warmup_shows_its_progress_if_rich_is_there_and_works_if_not(monkeypatch, rich) -> None:
-    from normdrop._cpu.launch import Kernel
+    from normdrop._cpu.toolchain.launch import Kernel
 
     monkeypatch.setattr(Kernel, "compile", lambda self, *dtypes, parallel: None)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -179,8 +180,8 @@ def test_a_stream_for_initial_parameters_gives_one_call_to_them() -> None:
 def test_vectors_do_not_mix_with_scalars() -> None:
     import numba
 
-    from normdrop._cpu.launch import helper
-    from normdrop._cpu.simd import splat, sum_lanes
+    from normdrop._cpu.lanes.simd import splat, sum_lanes
+    from normdrop._cpu.toolchain.launch import helper
 
     @helper
     def mixed(x):
@@ -193,7 +194,7 @@ def test_vectors_do_not_mix_with_scalars() -> None:
 @pytest.fixture
 def uncached(monkeypatch) -> list[str]:
     """Let every attempt at a cache fail, and list the kernels that were compiled all the same."""
-    from normdrop._cpu import numba_internals
+    from normdrop._cpu.toolchain import numba_internals
 
     tried: list[str] = []
 
@@ -207,11 +208,10 @@ def uncached(monkeypatch) -> list[str]:
 
 @pytest.mark.jit
 def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same(uncached) -> None:
-    from normdrop._cpu import batch_norm, launch
+    from normdrop._cpu.kernels import per_channel
+    from normdrop._cpu.toolchain import launch
 
-    launchers = sys.modules["normdrop._cpu.batch_norm"]
-    assert batch_norm is not launchers
-    kernel = launch.Kernel(launchers._inference_vectors.function, "Pwwwwf")
+    kernel = launch.Kernel(per_channel.inference_vectors.function, "Pwwwwf")
     vectors, given = np.empty((4, 2)), np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 3.0], [5.0, 6.0]])
     kernel.variant(np.dtype(np.float64), 0, given.dtype)(vectors, *given, 1.0)
     assert len(uncached) == 1
@@ -222,16 +222,16 @@ def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same(uncached) -> No
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch, uncached, dtype) -> None:
     """The same kernel, generated in this process for a processor that cannot convert."""
-    import importlib
-
-    from normdrop._cpu import given_masks, half, launch
+    from normdrop._cpu import launchers
+    from normdrop._cpu.kernels import given_masks
+    from normdrop._cpu.lanes import half
+    from normdrop._cpu.toolchain import launch
 
     kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
-    kernels = importlib.import_module("normdrop._cpu.dropout")
     x = np.arange(1 << 16, dtype=np.uint16).view(kind)[: 100 * 655].copy()
     mask = np.arange(655) % 3 != 0
     expected = np.empty_like(x)
-    kernels.apply_mask(expected.reshape(655, 1, 100), x.reshape(655, 1, 100), np.repeat(mask[:, None], 100, 1), 0.5)
+    launchers.apply_mask(expected.reshape(655, 1, 100), x.reshape(655, 1, 100), np.repeat(mask[:, None], 100, 1), 0.5)
     monkeypatch.setattr(half, "_has_half_instructions", lambda: False)
     fresh = launch.Kernel(given_masks.mask_planes.function, given_masks.mask_planes.arguments)
     y = np.full_like(x, 7)
@@ -244,9 +244,7 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
 
 
 def test_channels_larger_than_the_caches_or_too_few_for_the_threads_are_computed_in_blocks() -> None:
-    from normdrop._cpu import batch_norm as _  # noqa: F401  # the package gives the module's name to its function
-
-    launchers = sys.modules["normdrop._cpu.batch_norm"]
+    from normdrop._cpu import launchers
 
     def name(shape: tuple[int, ...]) -> str:
         return str(launchers._plan("batch_norm", shape, 4)[0].function.__name__)
@@ -265,11 +263,12 @@ def test_a_child_of_a_seeded_process_goes_on_with_its_keys() -> None:
 
 
 def test_the_description_of_this_machine_names_a_processor_a_width_and_a_folder() -> None:
-    from normdrop._cpu import launch, target
+    from normdrop._cpu import compilations
+    from normdrop._cpu.toolchain import target
 
     assert target.cpu_name()
     assert target.vector_width() in (128, 256, 512)
-    assert os.path.isabs(launch.cache_folder() or "/")
+    assert os.path.isabs(compilations.cache_folder() or "/")
 
 
 @pytest.mark.parametrize("dtype", [None, "int32", ">f4"])
@@ -299,10 +298,10 @@ def test_locks_are_held_over_a_fork_and_free_after_it(monkeypatch) -> None:
 
 @pytest.mark.jit
 def test_a_kernel_is_loaded_if_whole_and_compiled_if_damaged(monkeypatch, tmp_path) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     monkeypatch.setattr(launch.config, "CACHE_DIR", str(tmp_path))
-    drawn = importlib.import_module("normdrop._cpu.dropout")._keep_mask
+    drawn = importlib.import_module("normdrop._cpu.kernels.drawn_masks").keep_mask
 
     def hits() -> int:
         compiled = launch.Kernel(drawn.function, drawn.arguments).compile(np.dtype(bool), parallel=False)

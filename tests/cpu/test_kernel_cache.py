@@ -59,22 +59,22 @@ def test_each_variant_and_dtype_is_cached_under_one_name_with_a_digest(in_subpro
     in_subprocess(
         """
         import numpy as np
-        from normdrop._cpu.launch import Kernel, kernel
+        from normdrop._cpu.toolchain.launch import Kernel, kernel
         import normdrop._cpu
 
-        dropout = __import__("sys").modules["normdrop._cpu.dropout"]._dropout
+        dropout = __import__("sys").modules["normdrop._cpu.kernels.drawn_masks"].dropout
         for dtype in (np.float32, np.float64):
             for parallel in (False, True):
                 dropout.compile(np.dtype(dtype), parallel=parallel)
         """,
         NUMBA_CACHE_DIR=str(tmp_path / "cache"),
     )
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     digest = launch._digest()
     assert re.fullmatch(r"[0-9a-f]{16}", digest)
     variants = [f"{dtype}_{variant}" for dtype in ("float32", "float64") for variant in ("parallel", "serial")]
-    assert _names(tmp_path / "cache") == {f"dropout._dropout_{variant}_{digest}" for variant in variants}
+    assert _names(tmp_path / "cache") == {f"drawn_masks.dropout_{variant}_{digest}" for variant in variants}
     assert len(_files(tmp_path / "cache", "nbc")) == len(variants)
 
 
@@ -83,7 +83,7 @@ def test_serial_variant_starts_no_threads_though_the_parallel_one_is_cached(in_s
     in_subprocess(
         """
         import sys, numpy as np, normdrop._cpu
-        sys.modules["normdrop._cpu.dropout"]._dropout.compile(np.dtype(np.float32), parallel=True)
+        sys.modules["normdrop._cpu.kernels.drawn_masks"].dropout.compile(np.dtype(np.float32), parallel=True)
         """,
         **cache,
     )
@@ -139,21 +139,21 @@ import importlib, sys
 import numba
 import numpy as np
 from normdrop import _cpu, _reference
-from normdrop._cpu.launch import Kernel
+from normdrop._cpu.toolchain.launch import Kernel
 
-dropout = importlib.import_module("normdrop._cpu.dropout")
-function, arguments = dropout._dropout.function, dropout._dropout.arguments
+dropout = importlib.import_module("normdrop._cpu.kernels.drawn_masks")
+function, arguments = dropout.dropout.function, dropout.dropout.arguments
 x = np.arange(300, dtype=np.float32)
 y, expected = np.empty_like(x), np.empty_like(x)
 _reference.dropout(expected, x, (1, 2), 3, 1 << 31, 2.0)
 for folder in sys.stdin.read().splitlines():
     print(folder, flush=True)
     numba.config.CACHE_DIR = folder
-    dropout._dropout = Kernel(function, arguments)
+    dropout.dropout = Kernel(function, arguments)
     y[...] = 0
     _cpu.dropout(y, x, (1, 2), 3, 1 << 31, 2.0)
     np.testing.assert_array_equal(y, expected)
-    (compiled,) = dropout._dropout._compiled.values()
+    (compiled,) = dropout.dropout._compiled.values()
     print(sum(compiled.stats.cache_hits.values()), flush=True)
 """
 """Compiles or loads one kernel from each of some folders, checks that it is right, and prints where from."""
@@ -232,10 +232,11 @@ def test_without_a_place_for_a_cache_there_is_no_folder(in_subprocess: Run) -> N
     printed = in_subprocess(
         """
         from numba.core import caching
-        from normdrop._cpu import launch
-        print(launch.cache_folder() is None)
+        from normdrop._cpu.toolchain import launch
+        from normdrop._cpu import compilations
+        print(compilations.cache_folder() is None)
         caching.CacheImpl._locator_classes = []
-        print(launch.cache_folder())
+        print(compilations.cache_folder())
         """
     )
     assert printed.split() == ["False", "None"]
@@ -249,11 +250,11 @@ def test_changed_kernel_source_gives_a_new_name(in_subprocess: Run, tmp_path: Pa
     printed = in_subprocess(
         """
         import pathlib
-        from normdrop._cpu import launch
+        from normdrop._cpu.toolchain import launch
 
-        package = pathlib.Path(launch.__file__).parent.parent
+        package = pathlib.Path(launch.__file__).parents[2]
         print(package)
-        for source in ("", "_philox.py", "_cpu/mask_law.py", "_cpu/simd.py", "_formulas.py"):
+        for source in ("", "_philox.py", "_cpu/kernels/mask_law.py", "_cpu/lanes/simd.py", "_formulas.py"):
             if source:
                 with open(package / source, "a", encoding="utf-8") as changed:
                     changed.write("# changed\\n")

@@ -31,7 +31,7 @@ for dtype in sys.argv[1:] or ["float32"]:
     _cpu.dropout(y, x, (1, 2), 3, 1 << 31, 2.0)
     _reference.dropout(expected, x, (1, 2), 3, 1 << 31, 2.0)
     np.testing.assert_array_equal(y, expected)
-kernel = importlib.import_module("normdrop._cpu.dropout")._dropout
+kernel = importlib.import_module("normdrop._cpu.kernels.drawn_masks").dropout
 print(sum(compiled.stats.cache_hits[s] for compiled in kernel._compiled.values() for s in compiled.stats.cache_hits))
 """
 """Compiles or loads a kernel for each dtype, checks that they are right, and prints how many were loaded."""
@@ -65,7 +65,7 @@ def cache(filled_cache: Path, tmp_path: Path) -> Path:
 
 
 def _file(folder: Path, dtype: str, suffix: str) -> Path:
-    (path,) = folder.rglob(f"*_dropout_{dtype}_*.{suffix}")
+    (path,) = folder.rglob(f"*drawn_masks.dropout_{dtype}_*.{suffix}")
     return path
 
 
@@ -113,16 +113,16 @@ def test_without_a_home_and_beside_a_read_only_package_there_is_no_cache(in_subp
     package = tmp_path / "site" / "normdrop"
     source = importlib.import_module("normdrop").__path__[0]
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "_cpu" / "__pycache__").touch()  # a file: nothing can be made in it, not even by root
+    (package / "_cpu" / "kernels" / "__pycache__").touch()  # a file: nothing can be made in it, not even by root
     printed = in_subprocess(
-        "import normdrop._cpu.launch as launch; print(launch.cache_folder(), launch.__file__)" + RIGHT,
+        "from normdrop._cpu import compilations as it; print(it.cache_folder(), it.launch.__file__)" + RIGHT,
         PYTHONPATH=str(tmp_path / "site"),
         PYTHONDONTWRITEBYTECODE="1",
         NUMBA_CACHE_DIR="",
         HOME="/dev/null",
         XDG_CACHE_HOME="/dev/null/cache",
     )
-    assert printed.split() == ["None", str(package / "_cpu" / "launch.py"), "0"]
+    assert printed.split() == ["None", str(package / "_cpu" / "toolchain" / "launch.py"), "0"]
 
 
 AS_ANOTHER = """

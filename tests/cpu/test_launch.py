@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import platform
 import re
 from collections.abc import Callable, Iterator
@@ -20,13 +21,12 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 def _modules() -> Iterator[Any]:
     package = importlib.import_module("normdrop._cpu")
-    for path in sorted(Path(package.__path__[0]).glob("*.py")):
-        if path.stem != "__init__":
-            yield importlib.import_module(f"normdrop._cpu.{path.stem}")
+    for found in pkgutil.walk_packages(package.__path__, "normdrop._cpu."):
+        yield importlib.import_module(found.name)
 
 
 def _kernels() -> dict[str, Any]:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     values = (value for module in _modules() for value in vars(module).values())
     kernels = {id(value): value for value in values if isinstance(value, launch.Kernel)}.values()
@@ -35,7 +35,7 @@ def _kernels() -> dict[str, Any]:
 
 def _fresh(kernel: Any) -> Any:
     """The same kernel, not compiled yet."""
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     return launch.Kernel(kernel.function, kernel.arguments)
 
@@ -71,7 +71,7 @@ def test_importing_the_cpu_backend_starts_no_threading_layer(in_subprocess: Call
         assert started() is None
         assert threading.active_count() == 1
         kernels = [k for m in list(__import__("sys").modules.values()) if m.__name__.startswith("normdrop._cpu.")
-                   for k in vars(m).values() if isinstance(k, normdrop._cpu.launch.Kernel)]
+                   for k in vars(m).values() if isinstance(k, normdrop._cpu.toolchain.launch.Kernel)]
         assert len(kernels) > 5
         assert not any(k._compiled for k in kernels)
         """
@@ -84,7 +84,7 @@ def test_small_arrays_run_without_threads_and_large_ones_with(in_subprocess: Cal
         import numba
         import numpy as np
         from normdrop import functional
-        from normdrop._cpu import launch
+        from normdrop._cpu.toolchain import launch
 
         functional.dropout(np.ones(100, np.float32), 0.5)
         functional.batch_norm(np.ones((100, 3), np.float32))
@@ -122,7 +122,7 @@ def test_no_kernel_has_fast_math_and_all_release_the_lock(monkeypatch: pytest.Mo
 def test_no_machine_code_is_made_of_what_kernels_inline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import numba
 
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     @launch.helper
     def twice(value: Any) -> Any:
@@ -157,7 +157,7 @@ def test_a_parallel_kernel_just_compiled_is_right_in_place_wherever_arrays_lie(
     """Numba tells LLVM that arrays of a parallel loop never overlap: loads must not move beyond stores for that."""
     import numba
 
-    from normdrop._cpu.half import stored
+    from normdrop._cpu.lanes.half import stored
 
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
@@ -207,7 +207,7 @@ def test_no_source_asks_for_fast_math() -> None:
 def test_dropout_multiplies_philox_words_in_vectors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: Any
 ) -> None:
-    found = _vectors(_kernels()["dropout._dropout"], dtype, r"\bv?pmuludq\b", monkeypatch, tmp_path)
+    found = _vectors(_kernels()["drawn_masks.dropout"], dtype, r"\bv?pmuludq\b", monkeypatch, tmp_path)
     assert len(found) >= 20  # two products in each of ten rounds
 
 
@@ -232,7 +232,7 @@ def test_sums_are_computed_in_vectors_of_double(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_cpu_description_names_a_processor_and_a_width() -> None:
-    from normdrop._cpu import launch, target
+    from normdrop._cpu.toolchain import launch, target
 
     assert target.cpu_name()
     assert target.vector_width() in (128, 256, 512)
@@ -248,10 +248,10 @@ def test_functions_of_vectors_let_llvm_use_its_widest_registers(name: str) -> No
     """Without these two words LLVM splits 512-bit vectors in halves where it would rather clock higher."""
     import numba
 
-    from normdrop._cpu.bits import lane_bits
-    from normdrop._cpu.mask_law import draw, kept
-    from normdrop._cpu.memory import load, splat_for, store
-    from normdrop._cpu.simd import sum_lanes
+    from normdrop._cpu.kernels.mask_law import draw, kept
+    from normdrop._cpu.lanes.bits import lane_bits
+    from normdrop._cpu.lanes.memory import load, splat_for, store
+    from normdrop._cpu.lanes.simd import sum_lanes
 
     functions = {
         "load": (lambda x: sum_lanes(load(x, np.uint64(0))), "float64(float64[::1])"),
@@ -267,7 +267,7 @@ def test_functions_of_vectors_let_llvm_use_its_widest_registers(name: str) -> No
 
 @pytest.mark.parametrize(("features", "width"), [("", 128), ("+sse4.2,+avx", 256), ("+avx2,+avx512f", 512)])
 def test_vectors_are_as_wide_as_numba_is_told(monkeypatch: pytest.MonkeyPatch, features: str, width: int) -> None:
-    from normdrop._cpu import target
+    from normdrop._cpu.toolchain import target
 
     monkeypatch.setattr(target.config, "CPU_FEATURES", features)
     assert target.vector_width() == width

@@ -51,7 +51,7 @@ def test_an_overlap_that_is_too_hard_to_rule_out_is_refused(monkeypatch) -> None
 
 
 def test_workspaces_of_many_shapes_are_let_go_when_they_are_too_much(monkeypatch) -> None:
-    from normdrop._cpu import scratch
+    from normdrop._cpu.toolchain import scratch
 
     monkeypatch.setattr(scratch, "_buffers", scratch._Buffers())
     shapes = [(n, 1 << 16) for n in (4, 5, 6, 7)]  # 2 to 3.5 MB each
@@ -83,7 +83,7 @@ def test_the_limit_of_the_pool_is_given_back_and_can_be_restored() -> None:
 
 
 def test_a_workspace_larger_than_the_limit_is_not_kept(monkeypatch) -> None:
-    from normdrop._cpu import scratch
+    from normdrop._cpu.toolchain import scratch
 
     monkeypatch.setattr(scratch, "_buffers", scratch._Buffers())
     large = (scratch._LIMIT // 8 + 1,)

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import numba
 import pytest
 
-from normdrop._cpu import launch, numba_internals
+from normdrop._cpu import compilations
+from normdrop._cpu.toolchain import launch, numba_internals
 
 pytestmark = [pytest.mark.same, pytest.mark.kinds]
 
@@ -47,7 +48,7 @@ def test_what_numba_does_not_document_is_used_in_one_file_alone() -> None:
     private = {word for word in private if word.startswith("_")} - {"_lock"}  # which others have, too
     private |= {"_cache", "_cache_file", "_is_initialized", "magic_tuple", "make_array", "intrinsic_name", "attributes"}
     found = set()
-    for path in set(folder.glob("*.py")) - {folder / "numba_internals.py"}:
+    for path in set(folder.rglob("*.py")) - {folder / "toolchain" / "numba_internals.py"}:
         source = path.read_text(encoding="utf-8")
         modules = {name for name in _imported(source) if name.split(".")[0] in ("numba", "llvmlite")}
         found |= {(path.name, name) for name in (modules - DOCUMENTED) | (private & set(_attributes(source)))}
@@ -118,7 +119,7 @@ WORK = """
 import hashlib
 import numpy as np
 from normdrop import _cpu, _reference
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 
 def work(backend):
     rng = np.random.default_rng(1)
@@ -180,8 +181,9 @@ for name in {sorted(names)}:
 """
         + WORK
         + """
-from normdrop._cpu import numba_internals
-assert launch.cache_folder()
+from normdrop._cpu.toolchain import numba_internals
+from normdrop._cpu import compilations
+assert compilations.cache_folder()
 print(list(numba_internals.MISSING), bits, sep=";")
 """,
         NUMBA_CACHE_DIR=str(tmp_path / "cache"),
@@ -195,7 +197,7 @@ def test_any_name_that_is_gone_is_noticed(in_subprocess: Run) -> None:
     in_subprocess(
         HIDE
         + """
-from normdrop._cpu import numba_internals
+from normdrop._cpu.toolchain import numba_internals
 
 for name in {name for part in numba_internals.PARTS.values() for name in part.names}:
     assert numba_internals._find(name) is not None, name
@@ -214,7 +216,7 @@ import numpy as np
 from normdrop import functional
 
 assert functional.dropout(np.ones(300, np.float32), 0.5)[0].size == 300
-kernel = importlib.import_module("normdrop._cpu.dropout")._dropout
+kernel = importlib.import_module("normdrop._cpu.kernels.drawn_masks").dropout
 print(sum(sum(compiled.stats.cache_hits.values()) for compiled in kernel._compiled.values()))
 """
     folder = str(tmp_path / "cache")
@@ -232,9 +234,9 @@ def test_numbas_own_cache_is_not_used_below_the_working_directory(
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     with pytest.raises(OSError, match="working directory"):
         numba_internals.cached(launch.threads)
-    assert launch.cache_folder() is None
+    assert compilations.cache_folder() is None
     monkeypatch.setattr(launch.config, "CACHE_DIR", str(tmp_path))
-    assert str(launch.cache_folder()).startswith(str(tmp_path))
+    assert str(compilations.cache_folder()).startswith(str(tmp_path))
 
 
 @pytest.mark.jit

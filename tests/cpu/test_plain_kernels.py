@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,19 @@ import pytest
 
 import normdrop
 from normdrop import _pool, _reference, functional
+from normdrop._cpu import launchers
+from normdrop._cpu.kernels import (
+    columns,
+    drawn_masks,
+    elementwise_rows,
+    given_masks,
+    plane_sums,
+    planes,
+    row_sums,
+    rows,
+    transposed,
+)
+from normdrop._cpu.lanes import streaming
 
 from ..conftest import WITHOUT_JIT
 
@@ -22,10 +34,10 @@ CLOSE = {"rtol": 2e-7, "atol": 1e-9}
 def small(request, monkeypatch) -> Any:
     """Make everything large: streamed, wide, in blocks, in several tasks."""
     modules = {
-        name: importlib.import_module(f"normdrop._cpu.{name}")
-        for name in (
-            "batch_norm", "columns", "dropout", "elementwise_rows", "given_masks", "planes", "plane_sums", "rows",
-            "row_sums", "streaming", "transposed",
+        module.__name__.rpartition(".")[2]: module
+        for module in (
+            columns, drawn_masks, elementwise_rows, given_masks, launchers, planes, plane_sums, rows, row_sums,
+            streaming, transposed,
         )
     }  # fmt: skip
     limits = {
@@ -36,10 +48,10 @@ def small(request, monkeypatch) -> Any:
         for name in limits.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, limits[name])
     monkeypatch.setattr(modules["rows"], "CHUNK", 600)
-    modules["batch_norm"]._plan.cache_clear()
+    modules["launchers"]._plan.cache_clear()
     yield modules
     monkeypatch.undo()
-    modules["batch_norm"]._plan.cache_clear()
+    modules["launchers"]._plan.cache_clear()
 
 
 def _placed(values, first, fill=None):
@@ -58,7 +70,7 @@ def _placed(values, first, fill=None):
     ids=str,
 )
 def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monkeypatch, shape, dtype, first, one_go):
-    monkeypatch.setattr(small["batch_norm"], "_in_one_go", lambda *_: one_go)
+    monkeypatch.setattr(small["launchers"], "_in_one_go", lambda *_: one_go)
     rng = np.random.default_rng(sum(shape))
     x, dy = (_placed(rng.normal(1.0, 2.0, shape).astype(dtype), first) for _ in range(2))
     folded = (*shape, 1)[:3]

@@ -33,8 +33,8 @@ HARD = [
 def test_sums_by_either_kind_of_units_have_the_same_bits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from numba import njit
 
-    from normdrop._cpu import simd
-    from normdrop._cpu.memory import load, store
+    from normdrop._cpu.lanes import simd
+    from normdrop._cpu.lanes.memory import load, store
 
     monkeypatch.setattr(simd.target, "vector_width", lambda: width)
 

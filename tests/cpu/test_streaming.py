@@ -8,7 +8,7 @@ from normdrop.random import MaskStream
 
 pytestmark = [pytest.mark.jit, pytest.mark.same]
 
-N = 5_000_000  # float32: 20 MB, more than normdrop._cpu.streaming calls large
+N = 5_000_000  # float32: 20 MB, more than normdrop._cpu.lanes.streaming calls large
 # Rows of whole cache lines or not, larger than what is large or not, in pairs and one left.
 WIDE = (2501, 2000), (2501, 2001), (1001, 1501), (901, 5600)
 MAP = (37, 40, 58, 59)  # planes whose starts are aligned to 16 bytes for some channels and not for others

@@ -72,7 +72,7 @@ def expected() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_every_target_layer_and_thread_count_gives_the_same_bits(in_subprocess, tmp_path, expected, name) -> None:
-    from normdrop._cpu import target
+    from normdrop._cpu.toolchain import target
 
     if "NUMBA_CPU_NAME" in SETTINGS[name] and platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("names of x86 processors")

@@ -29,9 +29,9 @@ CPUS = {
 COUNT = """
 import collections, importlib, json, re, sys
 import numpy as np
-from normdrop._cpu import columns, given_masks, planes, rows, transposed
+from normdrop._cpu.kernels import columns, given_masks, planes, rows, transposed
 
-dropout = importlib.import_module("normdrop._cpu.dropout")
+dropout = importlib.import_module("normdrop._cpu.kernels.drawn_masks")
 kernels = {
     "planes.batch_norm": planes.batch_norm,
     "planes.backward": planes.backward,
@@ -40,10 +40,10 @@ kernels = {
     "rows.backward": rows.backward,
     "columns.batch_norm": columns.batch_norm,
     "columns.backward": columns.backward,
-    "_dropout": dropout._dropout,
+    "dropout": dropout.dropout,
     "mask_planes": given_masks.mask_planes,
     "mask_elements": given_masks.mask_elements,
-    "_dropout_transposed": transposed._dropout_transposed,
+    "dropout_transposed": transposed.dropout_transposed,
 }
 found = {}
 for dtype, names in json.loads(sys.argv[1]).items():
@@ -84,13 +84,13 @@ WANTED = {
     "rows.backward float32": WIDE,
     "columns.batch_norm float32": WIDE,
     "columns.backward float32": WIDE,
-    "_dropout float32": DRAWN | {"vmulps": 20, "vmovnt": 32},
+    "dropout float32": DRAWN | {"vmulps": 20, "vmovnt": 32},
     "mask_planes float32": {"vmulps": 4, "vmovnt": 4},
     "mask_elements float32": {"vmulps": 2, "vmovnt": 4},
-    "_dropout_transposed float32": DRAWN,
+    "dropout_transposed float32": DRAWN,
     "planes.normalize float16": {"vmulpd": 8, "vaddpd": 8} | HALF,
     "rows.backward float16": {"vmulpd": 8, "vaddpd": 8} | HALF,
-    "_dropout float16": {"vpmuludq": 100} | HALF,
+    "dropout float16": {"vpmuludq": 100} | HALF,
 }
 
 

@@ -168,7 +168,7 @@ def test_running_statistics_are_those_of_the_reference(cuda, momentum):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Let blocks sum few values each, so that small arrays have several parts."""
-    module = importlib.import_module("normdrop._cuda.batch_norm")
+    module = importlib.import_module("normdrop._cuda.launchers")
     monkeypatch.setattr(importlib.import_module("normdrop._cuda.moments"), "PART", 64)
     module._plan.cache_clear()
     yield

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.ptx
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 GENERATIONS = ["75", "80", "90", "100"]
 # Kernels that read four neighbors at a time, and those that sum over threads.
-QUADS = ["_dropout", "_mask_planes", "_mask_elements", "plane_moments", "plane_gradients", "row_moments"]
-QUADS += ["row_gradients", "_plane_normalize", "_row_normalize", "_plane_gradient", "_row_gradient"]
+QUADS = ["dropout", "mask_planes", "mask_elements", "plane_moments", "plane_gradients", "row_moments"]
+QUADS += ["row_gradients", "plane_normalize", "row_normalize", "plane_gradient", "row_gradient"]
 SUMS = ["plane_moments", "plane_gradients", "row_moments", "row_gradients", "merge_moments", "merge_gradients"]
 
 
@@ -56,7 +56,7 @@ def name(key):
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_every_kernel_compiles_and_uses_neither_local_memory_nor_calls(quick, generation):
     rows = of(quick, generation, "code")
-    assert {name(key) for key in rows} >= {*QUADS, *SUMS, "_keep_mask", "_dropout_transposed", "update", "_copy"}
+    assert {name(key) for key in rows} >= {*QUADS, *SUMS, "keep_mask", "dropout_transposed", "update", "_copy"}
     assert len(rows) > 60
     assert faulty(rows) == {}
 
@@ -82,7 +82,7 @@ def test_four_neighbors_are_one_access_and_warps_shuffle(quick, generation):
     facts = {key: value[1] for key, value in of(quick, generation, "code").items()}
     assert [key for key in facts if name(key) in QUADS and "quads" not in facts[key]] == []
     assert [key for key in facts if name(key) in SUMS and "shfl.sync" not in facts[key]] == []
-    draws = [facts[key] for key in facts if name(key) in ("_dropout", "_dropout_transposed", "_keep_mask")]
+    draws = [facts[key] for key in facts if name(key) in ("dropout", "dropout_transposed", "keep_mask")]
     assert len(draws) == 9
     assert all("mul.wide.u32" in facts for facts in draws)
 

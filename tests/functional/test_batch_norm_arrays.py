@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from normdrop import functional
-from normdrop.functional import per_channel
+from normdrop.functional import _per_channel as per_channel
 
 pytestmark = pytest.mark.usefixtures("backend")
 

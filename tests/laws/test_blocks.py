@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from normdrop._cpu import blocks, plane_sums, row_sums, simd
+from normdrop._cpu import blocks
+from normdrop._cpu.kernels import plane_sums, row_sums
+from normdrop._cpu.lanes import simd
 
 pytestmark = pytest.mark.same
 

@@ -33,10 +33,10 @@ def same(computed, expected):
 CONVERSIONS = (
     EXPECTED
     + """
-from normdrop._cpu.half import stored
+from normdrop._cpu.lanes.half import stored
 from numba import njit
-from normdrop._cpu.memory import element, load, load_part, store, store_part, stream
-from normdrop._cpu.simd import widen
+from normdrop._cpu.lanes.memory import element, load, load_part, store, store_part, stream
+from normdrop._cpu.lanes.simd import widen
 
 try:
     import ml_dtypes

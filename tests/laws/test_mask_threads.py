@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normdrop import MaskStream, _reference, functional
-from normdrop._cpu import given_masks
+from normdrop._cpu.kernels import given_masks
 
 pytestmark = [pytest.mark.jit, pytest.mark.kinds]
 
@@ -24,7 +24,7 @@ SIZES = [1, 127, 128, 129, 128 * 128 - 1, 128 * 128 + 1, 100_003]
 
 
 def kernels_of_dropout():
-    return importlib.import_module("normdrop._cpu.dropout")
+    return importlib.import_module("normdrop._cpu.kernels.drawn_masks")
 
 
 def expected_mask(n, first=0):
@@ -36,7 +36,7 @@ def expected_mask(n, first=0):
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_serial_and_parallel_dropout_are_the_law(parallel, dtype):
-    compiled = kernels_of_dropout()._dropout.compile(np.dtype(dtype), parallel=parallel)
+    compiled = kernels_of_dropout().dropout.compile(np.dtype(dtype), parallel=parallel)
     for n in SIZES:
         x = np.arange(1, n + 1).astype(dtype)
         y = np.full(n, np.nan, dtype)
@@ -46,7 +46,7 @@ def test_serial_and_parallel_dropout_are_the_law(parallel, dtype):
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_serial_and_parallel_masks_are_the_law(parallel):
-    compiled = kernels_of_dropout()._keep_mask.compile(np.dtype(np.bool_), parallel=parallel)
+    compiled = kernels_of_dropout().keep_mask.compile(np.dtype(np.bool_), parallel=parallel)
     for n in SIZES:
         for first in (0, 1, 127, 2**35 - 5):
             mask = np.empty(n, np.bool_)
@@ -77,7 +77,7 @@ def test_serial_and_parallel_application_of_a_mask_agree(parallel, dtype, folded
 def test_any_number_of_threads_gives_the_same_bits(shared_axes):
     import numba
 
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     x = np.random.default_rng(0).normal(size=(37, 50, 71)).astype(np.float32)
     assert x.size > launch.PARALLEL_SIZE

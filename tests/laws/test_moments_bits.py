@@ -82,7 +82,7 @@ def test_bits_do_not_depend_on_the_number_of_threads_in_use() -> None:
 
 @pytest.mark.jit
 def test_serial_and_parallel_variants_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     if not launch.parallel_is_safe():
         pytest.skip(launch.explain_parallel()[1])
@@ -124,7 +124,7 @@ def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..
 
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("names of x86 processors")
-    from normdrop._cpu import target
+    from normdrop._cpu.toolchain import target
 
     if cpu == "haswell" and target.vector_width() < 256:
         pytest.skip("this processor has no AVX2")
@@ -136,7 +136,7 @@ def test_bits_do_not_depend_on_the_vectors_of_the_cpu(in_subprocess: Callable[..
 
 def _on_both_paths(monkeypatch: pytest.MonkeyPatch, decision: str, compute: Callable[[], Any]) -> list[Any]:
     """Compute with a decision of the launchers taken one way and the other; the plans of shapes are made anew."""
-    launchers = importlib.import_module("normdrop._cpu.batch_norm")
+    launchers = importlib.import_module("normdrop._cpu.launchers")
     taken, kernels = [], []
     for answer in (True, False):
         monkeypatch.setattr(launchers, decision, lambda shape, itemsize, answer=answer: answer)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from normdrop import functional
-from normdrop._cpu import plane_sums, row_sums
+from normdrop._cpu.kernels import plane_sums, row_sums
 
 from ..exact import VARIANCE_BOUND, Array, exact_channels, exact_moments, layouts, relative_error
 
@@ -127,7 +127,7 @@ def test_constant_float64_channels_have_variance_zero_and_their_value_as_mean(
 def test_bits_far_from_zero_do_not_depend_on_threads(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     def bits() -> list[bytes]:
         results = []

@@ -61,7 +61,7 @@ def test_kernels_decide_by_the_known_answers():
     """The largest T that keeps an element is its 32 bits: the upper 16 are those of the known answer."""
     import numba
 
-    from normdrop._cpu.mask_law import draw, kept
+    from normdrop._cpu.kernels.mask_law import draw, kept
 
     @numba.njit
     def bits_of(law, word):

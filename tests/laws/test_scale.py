@@ -12,8 +12,8 @@ import pytest
 from numba import njit
 
 from normdrop import _reference
-from normdrop._cpu import given_masks, plane_sums, planes, row_sums, rows, transposed
-from normdrop._cpu.streaming import should_stream
+from normdrop._cpu.kernels import given_masks, plane_sums, planes, row_sums, rows, transposed
+from normdrop._cpu.lanes.streaming import should_stream
 from normdrop._cpu.tuning import READ_AGAIN
 
 pytestmark = pytest.mark.once
@@ -187,13 +187,13 @@ def test_tasks_of_exchanged_axes_draw_and_write_the_elements_of_one_block(shape)
     def apply(y: Any, x: Any, run: tuple[int, int, bool], words: Any, law: tuple[int, int, float]) -> None:
         written[-1].append((*run[:2], *law[:2]))
 
-    kernel = transposed._dropout_transposed.function
+    kernel = transposed.dropout_transposed.function
     names = {"range": sampled, "prange": range, "_draw": record, "_apply": apply, "fence": lambda: None}
     names |= {"pointer": lambda x, i: x, "should_stream": lambda y, x, limit: False, "prefetch_pays": lambda x: False}
     alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
     size = n_outer * length * n_columns
     x = SimpleNamespace(shape=shape, size=size)
-    alone(x, x, 1, 2, 3, 4, 2.0, np.empty(3 * transposed._WORDS, np.uint16))
+    alone(x, x, 1, 2, 3, 4, 2.0, np.empty(3 * transposed.WORDS, np.uint16))
 
     for (first, p, n, columns), runs in zip(drawn, written, strict=True):
         assert p == length

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.same
 PACKAGE = str(Path(normdrop.__file__).parent)
 # Compiling is left out; so are kernels that are plain Python, of which nothing is seen from outside.
 WITHOUT_JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-LEFT_OUT = str(Path(PACKAGE) / "_cpu" / ("" if WITHOUT_JIT else "launch.py"))
+LEFT_OUT = str(Path(PACKAGE) / "_cpu" / ("" if WITHOUT_JIT else "toolchain/launch.py"))
 ROWS = np.random.default_rng(0).normal(2.0, 3.0, (6, 3)).astype(np.float32)
 PLANES = np.random.default_rng(1).normal(2.0, 3.0, (2, 3, 4, 5)).astype(np.float32)
 

@@ -31,7 +31,7 @@ np.testing.assert_array_equal(y, expected)
 CODE = (
     """
 import hashlib
-from normdrop._cpu.numba_internals import CheckedFile
+from normdrop._cpu.toolchain.numba_internals import CheckedFile
 
 def told(word, method):
     def tell(self, *arguments):
@@ -75,7 +75,8 @@ import os, resource, sys, threading
 import numpy as np
 import normdrop.__main__ as __main__
 from normdrop import functional
-from normdrop._cpu import launch
+from normdrop._cpu import compilations  # which another user may not read, either
+from normdrop._cpu.toolchain import launch
 
 rows = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
 serial = functional.dropout(rows[:99], 0.5, rng=1)[0]  # imports what another user may not read
@@ -221,7 +222,7 @@ import os
 import numba
 import numpy as np
 from normdrop import functional
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 
 numba.get_num_threads()  # starts them
 x = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
@@ -276,11 +277,12 @@ import compileall
 import importlib
 import os
 from normdrop import functional
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 
 rows = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
 assert np.isin(functional.dropout(rows, 0.5)[0], (0, 2)).all()
-print(launch.__file__, launch.cache_folder(), sep=os.linesep)
+from normdrop._cpu import compilations
+print(launch.__file__, compilations.cache_folder(), sep=os.linesep)
 """,
         PYTHONPATH=str(place),
         XDG_CACHE_HOME=str(tmp_path / "home"),
@@ -304,7 +306,7 @@ def test_the_cache_is_never_in_whatever_the_working_directory_is(
     shutil.copytree(
         importlib.import_module("normdrop").__path__[0], package, ignore=shutil.ignore_patterns("__pycache__")
     )
-    (package / "_cpu" / "__pycache__").touch()  # a file: nothing can be made in it, not even by root
+    (package / "_cpu" / "kernels" / "__pycache__").touch()  # a file: nothing can be made in it, not even by root
     printed = in_subprocess(
         f"""
 import os, pwd
@@ -317,15 +319,16 @@ pwd.getpwuid = nobody
 """
         + RIGHT
         + """
-from normdrop._cpu import launch
-print(launch.cache_folder(), launch.__file__)
+from normdrop._cpu.toolchain import launch
+from normdrop._cpu import compilations
+print(compilations.cache_folder(), launch.__file__)
 """,
         PYTHONPATH=str(tmp_path / "site"),
         PYTHONDONTWRITEBYTECODE="1",
         NUMBA_CACHE_DIR="",
         **named,
     )
-    assert printed.split() == ["None", str(package / "_cpu" / "launch.py")]
+    assert printed.split() == ["None", str(package / "_cpu" / "toolchain" / "launch.py")]
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
@@ -337,7 +340,7 @@ def test_a_fork_by_code_in_c_is_noticed(in_subprocess: Run) -> None:
 import ctypes, os, signal
 import numpy as np
 from normdrop import MaskStream, functional
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 
 x = np.ones((launch.PARALLEL_SIZE, 2), np.float32)
 expected = functional.dropout(x, 0.5, rng=1)[0]

@@ -19,7 +19,7 @@ import warnings
 
 import numpy as np
 from normdrop import functional
-from normdrop._cpu import launch
+from normdrop._cpu.toolchain import launch
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of fork beside threads
 rows = np.random.default_rng(0).normal(300.0, 1.0, (launch.PARALLEL_SIZE // 8 + 1, 8)).astype(np.float32)

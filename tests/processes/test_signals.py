@@ -49,7 +49,7 @@ print(len(answers))
 
 
 def test_a_kernel_is_not_compiled_in_the_midst_of_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    from normdrop._cpu import launch
+    from normdrop._cpu.toolchain import launch
 
     inner, outer = launch.Kernel(lambda x: None, "i"), launch.Kernel(lambda x: None, "i")
     dtype = np.dtype(np.float32)

@@ -1,0 +1,1 @@
+"""The kernels, and the loops and operations they consist of."""

@@ -1,0 +1,101 @@
+"""Sixteen decisions as the bits of a number, the first lowest: they choose among the lanes of a vector.
+
+With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from normdrop._cpu.lanes.memory import place_of
+from normdrop._cpu.lanes.simd import LANES, broadcast, compiled_as, keep_vectors_whole
+
+_I1, _I8, _I16 = (ir.IntType(n) for n in (1, 8, 16))
+
+
+def _keep_typing(_typing_context: Any, bits: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kept = builder.bitcast(args[0], ir.VectorType(_I1, LANES))
+        return builder.select(kept, args[1], ir.Constant(args[1].type, None))
+
+    return value(types.uint16, value), codegen
+
+
+@compiled_as(_keep_typing)
+def keep(bits: Any, value: Any) -> Any:
+    """Return the vector with +0 in every lane whose bit is not set."""
+    kept = (int(bits) >> np.arange(LANES)) & 1 == 1
+    return np.where(kept, value, value.dtype.type(0))
+
+
+def _choose_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.bitcast(args[0], ir.VectorType(_I1, LANES)), args[1], args[2])
+
+    return a(types.uint16, a, b), codegen
+
+
+@compiled_as(_choose_typing)
+def choose(bits: Any, a: Any, b: Any) -> Any:
+    """Return the lanes of `a` whose bit is set, and the others of `b`."""
+    return np.where((int(bits) >> np.arange(LANES)) & 1 == 1, a, b)
+
+
+def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        keep_vectors_whole(builder)
+        array, i, e = args
+        vector = ir.VectorType(_I16, LANES)
+        data = cgutils.create_struct_proxy(words)(context, builder, array).data
+        lanes = builder.load(builder.bitcast(builder.gep(data, [i]), vector.as_pointer()))
+        lanes.align = 2
+        bit = builder.shl(ir.Constant(_I16, 1), builder.trunc(e, _I16))
+        chosen = builder.and_(lanes, broadcast(builder, bit, LANES))
+        return builder.bitcast(builder.icmp_unsigned("!=", chosen, ir.Constant(vector, None)), _I16)
+
+    return types.uint16(words, types.uint64, types.uint64), codegen
+
+
+@compiled_as(_lane_bits_typing)
+def lane_bits(words: Any, i: Any, e: Any) -> Any:
+    """Return bit e of each of words[i : i + 16], an array of uint16, as 16 bits, the first lowest."""
+    chosen = (words[int(i) : int(i) + LANES] >> np.uint16(e)) & np.uint16(1)
+    return load_bits(chosen != 0, 0)
+
+
+def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = builder.load(place_of(context, builder, mask, args[0], args[1], ir.VectorType(_I8, LANES)))
+        data.align = 1
+        kept = builder.icmp_unsigned("!=", data, ir.Constant(data.type, None))
+        return builder.bitcast(kept, _I16)
+
+    return types.uint16(mask, types.uint64), codegen
+
+
+@compiled_as(_load_bits_typing)
+def load_bits(mask: Any, i: Any) -> Any:
+    """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
+    return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
+
+
+def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(_I8, LANES)
+        data = builder.zext(builder.bitcast(args[2], ir.VectorType(_I1, LANES)), vector)
+        stored = builder.store(data, place_of(context, builder, mask, args[0], args[1], vector))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.void(mask, types.uint64, types.uint16), codegen
+
+
+@compiled_as(_store_bits_typing)
+def store_bits(mask: Any, i: Any, bits: Any) -> None:
+    """mask[i : i + 16] = the 16 bits, the lowest first."""
+    mask[int(i) : int(i) + LANES] = (int(bits) >> np.arange(LANES)) & 1 == 1

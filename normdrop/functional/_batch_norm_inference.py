@@ -1,0 +1,188 @@
+"""Batch normalization by given statistics: a fixed linear map, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from normdrop import _backend, _checks, _device
+from normdrop._passes import Pass, Reading
+from normdrop.functional import _per_channel as per_channel
+
+Array: TypeAlias = npt.NDArray[Any]
+Vector: TypeAlias = npt.NDArray[np.float64]
+Vectors: TypeAlias = npt.NDArray[np.float64]
+
+
+class InferenceContext(NamedTuple):
+    """What `batch_norm_inference_backward` needs; without x, no parameter gradients."""
+
+    shape: tuple[int, ...]
+    """Shape of x."""
+    dtype: np.dtype[Any]
+    """Dtype of x."""
+    scale: Vector
+    """gamma / sqrt(var + eps), shape (C,)."""
+    channel_axis: int
+    """Axis of the channels, from 0 to ndim - 1."""
+    x: Array | None = None
+    """The input itself, kept only on request; it must not be changed before backward."""
+    statistics: Vectors | None = None
+    """The given mean and variance, and 1 / sqrt(var + eps), shape (3, C); kept with x."""
+    parameter_dtype: np.dtype[Any] | None = None
+    """Dtype of the gradients of gamma and beta; None is that of x."""
+
+
+def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    keep_x: bool = False,
+    out: Array | None = None,
+) -> tuple[Array, InferenceContext]:
+    r"""Normalize each channel by given statistics, such as running ones.
+
+    .. math:: y = \gamma_c \, \frac{x - \mathrm{mean}_c}{\sqrt{\mathrm{var}_c + \epsilon}} + \beta_c
+
+    Parameters
+    ----------
+    x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
+        Input; any strides. Not modified unless it is also `out`.
+    mean, var : ndarray of floats, shape (C,)
+        Statistics; `var` must not be negative.
+    gamma, beta : ndarray of floats, shape (C,), optional
+        Scale and shift; ``None`` means ones and zeros.
+    eps : float, default 1e-5
+        Added to the variance. Positive.
+    channel_axis : int, default 1
+        Axis of the channels: 1 for channels-first, -1 for channels-last.
+    keep_x : bool, default False
+        Whether the context keeps `x`, which only the gradients of `gamma` and `beta` need.
+    out : ndarray, shape and dtype of `x`, optional
+        Where to write `y`. It may be `x`; with `keep_x`, a copy of `x` is then kept.
+
+    Returns
+    -------
+    y : ndarray
+        Shape, dtype and memory order of `x`, or `out`.
+    context : InferenceContext
+        For `batch_norm_inference_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, Algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0]])
+    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
+    >>> np.round(y, 6).ravel()
+    array([0., 1.])
+    """
+    x = _checks.array(x, "x")
+    channel_axis = per_channel.axis(x, channel_axis)
+    n_channels = x.shape[channel_axis]
+    mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
+    scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
+    _checks.not_negative(var, "var")
+    eps = _checks.eps(eps)
+    if out is not None:
+        out = _checks.out(out, x, [("x", x)])
+    keep_x = _checks.flag(keep_x, "keep_x")
+    walk = Pass(x, out, channel_axis)
+    vectors = per_channel.empty(4, n_channels, x)
+    _backend.inference_vectors(vectors, mean, var, scale, shift, eps)
+    context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
+    if keep_x:
+        statistics = per_channel.empty(3, n_channels, x)
+        statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
+        dtype = per_channel.parameter_dtype(x, gamma, beta)
+        context = context._replace(x=walk.kept(), statistics=_device.native(statistics), parameter_dtype=dtype)
+    if x.size:
+        _backend.normalize(walk.y, walk.x, vectors)
+    return walk.result(), context
+
+
+def batch_norm_inference_backward(
+    dy: Array, context: InferenceContext, *, out: Array | None = None
+) -> tuple[Array, Array | None, Array | None]:
+    r"""Gradients of batch normalization with given (frozen) statistics.
+
+    .. math:: dx = \frac{\gamma_c}{\sqrt{\mathrm{var}_c + \epsilon}} \, dy
+
+    Parameters
+    ----------
+    dy : ndarray, shape and dtype of the forward pass's `x`
+        Gradient with respect to `y`; not modified unless it is also `out`.
+    context : InferenceContext
+        What `batch_norm_inference` returned.
+    out : ndarray, shape and dtype of `dy`, optional
+        Where to write `dx`. It may be `dy`.
+
+    Returns
+    -------
+    dx : ndarray
+        Shape, dtype and memory order of `dy`, or `out`.
+    dgamma, dbeta : ndarray, shape (C,), or None
+        ``None`` unless the forward pass was asked to keep `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dy` or `out` does not match the forward pass.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, section 3.1 (inference is a fixed linear map).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0]])
+    >>> y, context = functional.batch_norm_inference(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
+    >>> dx, dgamma, dbeta = functional.batch_norm_inference_backward(np.ones((2, 1)), context)
+    >>> np.round(dx, 6).ravel(), dgamma
+    (array([0.5, 0.5]), None)
+    """
+    if not isinstance(context, InferenceContext):
+        raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
+    dy = _checks.gradient(dy, context.shape, context.dtype)
+    axis = per_channel.axis(dy, context.channel_axis)
+    scale = _checks.channels(context.scale, "context.scale", dy.shape[axis], dy)
+    dgamma: Array | None = None
+    dbeta: Array | None = None
+    kept = None if context.x is None else _checks.array(context.x, "context.x")
+    if out is not None:
+        out = _checks.out(out, dy, [("dy", dy)] if kept is None else [("dy", dy), ("x", kept)])
+    if kept is not None:
+        _checks.same_shape(kept, dy.shape, "context.x", "the forward pass's x")
+        sums = per_channel.empty(2, scale.size, kept)
+        if kept.size:
+            read = Reading(kept, axis)
+            statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
+            _backend.parameter_gradients(sums, read.beside(dy), read.x, statistics)
+        else:
+            sums.fill(0.0)
+        dgamma, dbeta = per_channel.gradients(sums, kept, context.parameter_dtype)
+    walk = Pass(dy, out, axis)
+    if dy.size:
+        vectors = per_channel.empty(3, scale.size, dy)
+        vectors.fill(0.0)
+        vectors[1] = scale
+        _backend.normalize(walk.y, walk.x, vectors)
+    return walk.result(), dgamma, dbeta

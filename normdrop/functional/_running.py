@@ -1,0 +1,169 @@
+"""Running statistics: folding a batch into them, all or nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from normdrop import _backend, _checks, _device, _overlap
+from normdrop.functional import _per_channel as per_channel
+from normdrop.functional._batch_norm import BatchNormContext
+
+Array: TypeAlias = npt.NDArray[Any]
+Vector: TypeAlias = npt.NDArray[np.float64]
+Vectors: TypeAlias = npt.NDArray[np.float64]
+OnNonfinite: TypeAlias = Literal["propagate", "raise", "skip"]
+
+ON_NONFINITE = ("propagate", "raise", "skip")
+_FLOAT64 = np.dtype(np.float64)
+
+
+def update_running(
+    running_mean: Vector,
+    running_var: Vector,
+    context: BatchNormContext,
+    *,
+    momentum: float | None = 0.9,
+    num_values: int = 0,
+    unbiased: bool = True,
+    on_nonfinite: OnNonfinite = "propagate",
+) -> bool:
+    r"""Fold the statistics of a batch into running ones, in place.
+
+    .. math:: \mathrm{running} = m \cdot \mathrm{running} + (1 - m) \cdot \mathrm{batch}
+
+    Parameters
+    ----------
+    running_mean, running_var : ndarray of float64, shape (C,)
+        Running statistics; changed in place, both or neither.
+    context : BatchNormContext
+        What `batch_norm` returned for the batch.
+    momentum : float or None, default 0.9
+        Weight m of the **old** value, from 0 to 1; PyTorch's momentum is ``1 - m``. ``None`` is the average over all
+        batches, each weighted by its number of values: m is ``num_values / (num_values + context.n)``.
+    num_values : int, default 0
+        Number of values per channel that are in the running statistics so far; read only if `momentum` is ``None``.
+    unbiased : bool, default True
+        Whether `running_var` takes n/(n - 1) times the variance of the batch (the paper, PyTorch), or that itself.
+    on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
+        What a batch does whose mean or variance is not finite: it makes the running ones NaN or infinite; an error,
+        which changes nothing; or nothing.
+
+    Returns
+    -------
+    bool
+        Whether the batch was taken: not if it is empty, or skipped.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, dtype, shape or range. Nothing has changed then.
+    FloatingPointError
+        The statistics of the batch are not finite, with ``on_nonfinite="raise"``.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, section 3.1 and Algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> running_mean, running_var = np.zeros(1), np.ones(1)
+    >>> y, context = functional.batch_norm(np.array([[1.0], [3.0]]))
+    >>> functional.update_running(running_mean, running_var, context, momentum=0.5)
+    True
+    >>> running_mean, running_var
+    (array([1.]), array([1.5]))
+    """
+    if not isinstance(context, BatchNormContext):
+        raise TypeError(f"context must be what batch_norm() returned; got {_checks.kind(context)}")
+    weight = _checks.momentum(momentum)
+    num_values = _checks.integer(num_values, "num_values", 0)
+    unbiased = _checks.flag(unbiased, "unbiased")
+    _checks.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
+    statistics = _checks.array(context.statistics, "context.statistics", _FLOAT64)
+    x = _checks.array(context.x, "context.x")
+    n_channels = x.shape[per_channel.axis(x, context.channel_axis)]
+    if statistics.shape != (3, n_channels):
+        raise ValueError(
+            f"context.statistics must have shape {(3, n_channels)} for x of shape {x.shape} with channel_axis = "
+            f"{context.channel_axis}; got {statistics.shape}. Pass the context as batch_norm() returned it."
+        )
+    for name, values in (("running_mean", running_mean), ("running_var", running_var)):
+        check(values, name, n_channels)
+        _checks.same_place(values, name, statistics, "context.statistics")
+    if _overlap.is_possible(_checks.array(running_mean, "running_mean"), _checks.array(running_var, "running_var")):
+        raise ValueError("running_mean and running_var share memory; pass two arrays")
+    n = context.n
+    if n == 0:
+        return False
+    old = num_values / (num_values + n) if weight is None else weight
+    saved = snapshot(running_mean, running_var)
+    try:
+        return fold(running_mean, running_var, statistics, (old, n, unbiased, on_nonfinite))
+    except BaseException:
+        restore(running_mean, running_var, saved)
+        raise
+
+
+def check(values: Any, name: str, n_channels: int) -> Array:
+    """Return a view of running statistics after checking that a batch can be folded into them."""
+    vector = _checks.array(values, name, _FLOAT64)
+    if vector.dtype != _FLOAT64:
+        raise TypeError(f"{name} must have dtype float64; got {vector.dtype}. Use {name}.astype(np.float64).")
+    if vector.shape != (n_channels,):
+        raise ValueError(f"{name} must have shape ({n_channels},), one value per channel; got {vector.shape}")
+    if not vector.flags.writeable:
+        raise ValueError(f"{name} is read-only and could not be updated; use {name}.copy()")
+    return vector
+
+
+def snapshot(mean: Any, var: Any) -> tuple[Array, Array] | None:
+    """Return copies, or None for arrays on a GPU, whose queue is not interrupted."""
+    return (mean.copy(), var.copy()) if isinstance(mean, np.ndarray) else None
+
+
+def restore(mean: Array, var: Array, saved: tuple[Array, Array] | None) -> None:
+    """Set the running statistics to what they were; what is read-only has not changed."""
+    if saved is not None:
+        for values, before in zip((mean, var), saved, strict=True):
+            if values.flags.writeable:
+                values[...] = before
+
+
+def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bool, str]) -> bool:
+    """Fold a batch into the running ones, in place; return whether it was taken."""
+    momentum, n, unbiased, on_nonfinite = how  # n: number of values per channel
+    correction = n / (n - 1) if unbiased and n > 1 else 1.0
+    statistics = _checks.array(statistics, "context.statistics")
+    if on_nonfinite != "propagate":
+        batch = _device.to_host(statistics)[:2]  # of a GPU, whose work is waited for
+        channels = np.flatnonzero(~np.isfinite(batch).all(axis=0))
+        if channels.size and on_nonfinite == "skip":
+            return False
+        if channels.size:
+            raise FloatingPointError(_nonfinite_message(channels, batch))
+    if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray:
+        try:
+            _backend.update_running(mean, var, statistics, momentum, correction)
+            return True
+        except (TypeError, ValueError):  # what does not fit is named below
+            pass
+    n_channels = statistics.shape[-1]
+    mean, var = check(mean, "running_mean", n_channels), check(var, "running_var", n_channels)
+    copies = mean.copy(), var.copy()
+    _backend.update_running(*copies, statistics, momentum, correction)
+    mean[...], var[...] = copies
+    return True
+
+
+def _nonfinite_message(channels: npt.NDArray[np.intp], batch: Vectors) -> str:
+    c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
+    return (
+        f"the batch has no finite mean and variance in channel {c}{more} "
+        f"(mean {batch[0, c]:.6g}, variance {batch[1, c]:.6g}); the running statistics are unchanged. Look for a NaN, "
+        "an infinity or a huge value in x, or pass on_nonfinite='skip' to leave such batches out of them"
+    )
