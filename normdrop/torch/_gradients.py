@@ -1,0 +1,202 @@
+"""The operators with their gradients, of any order and in every mode of PyTorch's autograd.
+
+In the usual case a gradient is recorded by a `Function` around an operator: the form that costs least per call, and
+that compilers take. Transforms of functions (`torch.func`, forward-mode gradients, batched gradients) would not see
+through it; there, the same is computed by PyTorch's own operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch.autograd import Function, forward_ad
+
+from normdrop.functional import masking
+from normdrop.torch import _operators
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def is_transformed() -> bool:
+    """Whether a transform of functions or a forward-mode gradient is in force."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_recorded(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def dropout(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> Tensor:
+    """Mask and scale."""
+    if is_transformed():
+        shape = [1 if axis in shared_axes else n for axis, n in enumerate(x.shape)]
+        kept = torch.ops.normdrop.keep_mask(key, shape, p)
+        return torch.where(kept, x * masking.law_of(p, "inverted")[1], 0.0)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Dropout.apply(x, key, p, shared_axes)
+    return _operators.dropout(x, key, p, shared_axes)
+
+
+def dropout_(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> Tensor:
+    """Mask and scale in place, with PyTorch's checks of what may be changed in place."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    if not dense or _operators.is_watched() or is_transformed() or (recorded and (x.is_leaf or x._is_view())):
+        return x.copy_(dropout(x, key, p, shared_axes))
+    return _DropoutInPlace.apply(x, key, p, shared_axes)
+
+
+class _Dropout(Function):
+    """The backward pass is the same pass over dy, and has the same gradient in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(key)
+        ctx.law = p, shared_axes
+        return _operators.dropout(x, key, p, shared_axes)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return dropout(dy, *ctx.saved_tensors, *ctx.law), None, None, None
+
+
+class _DropoutInPlace(_Dropout):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(key)
+        ctx.law = p, shared_axes
+        _operators.dropout_(x, key, p, shared_axes)
+        return x
+
+
+def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Normalize by the statistics of the batch; return them, too."""
+    if _is_recorded(x, weight, bias):
+        return _BatchNorm.apply(x, weight, bias, eps)
+    return _operators.batch_norm(x, weight, bias, eps)
+
+
+def batch_norm_inference(  # as PyTorch has them
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Normalize by given statistics, which get no gradient, as in PyTorch."""
+    if _is_recorded(x, weight, bias):
+        return _Inference.apply(x, mean, var, weight, bias, eps)
+    return _operators.batch_norm_inference(x, mean, var, weight, bias, eps)[0]
+
+
+class _BatchNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+        y, statistics = _operators.batch_norm(x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, statistics)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(statistics)
+        ctx.set_materialize_grads(False)
+        return y, statistics
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return None, None, None, None
+        x, weight, statistics = ctx.saved_tensors
+        return *_wanted(ctx.needs_input_grad[:3], _gradients(dy, x, weight, statistics, ctx.eps)), None
+
+
+class _Inference(Function):
+    @staticmethod
+    def forward(  # as PyTorch has them
+        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        y, statistics = _operators.batch_norm_inference(x, mean, var, weight, bias, eps)
+        of_parameters = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        ctx.save_for_backward(x if of_parameters else None, weight, statistics)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, statistics = ctx.saved_tensors
+        dx, dgamma, dbeta = _gradients(dy, x, weight, statistics, None)
+        needs = ctx.needs_input_grad
+        dx, dgamma, dbeta = _wanted((needs[0], needs[3], needs[4]), (dx, dgamma, dbeta))
+        return dx, None, None, dgamma, dbeta, None
+
+
+def _wanted(needs: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    return [gradient if is_needed else None for is_needed, gradient in zip(needs, gradients, strict=True)]
+
+
+def _gradients(
+    dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dx, dgamma and dbeta; by given statistics where there is no `eps`."""
+    if is_transformed():  # batched gradients
+        return _formula(dy, x, weight, statistics, eps)
+    if _is_recorded(dy, x, weight) and not torch.compiler.is_compiling():
+        return _Gradients.apply(dy, x, weight, statistics, eps)
+    return _backward(dy, x, weight, statistics, eps)
+
+
+def _backward(
+    dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if eps is None:
+        return _operators.batch_norm_inference_backward(dy, x, weight, statistics)
+    return _operators.batch_norm_backward(dy, x, weight, statistics, eps)
+
+
+class _Gradients(Function):
+    """The gradients as kernels compute them; their own gradients are those of the formula."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(dy, x, weight, statistics)
+        ctx.eps = eps
+        return _backward(dy, x, weight, statistics, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        with torch.enable_grad():
+            outputs = _formula(*inputs[:4], ctx.eps)
+        of = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
+        pairs = [(y, dy) for y, dy in zip(outputs, outer, strict=True) if y.requires_grad]
+        ys, dys = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(ys, of, dys, create_graph=torch.is_grad_enabled(), allow_unused=True))
+        return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad)
+
+
+def _formula(
+    dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, dgamma and dbeta by PyTorch's operators, in float64, as a function that has gradients."""
+    axes, dtype = [axis for axis in range(dy.dim()) if axis != 1], dy.dtype
+
+    def spread(v: Tensor) -> Tensor:
+        return v.reshape(-1, *[1] * (dy.dim() - 2))
+
+    wide_dy, dbeta = dy.double(), dy.double().sum(axes)
+    mean, inv_std = statistics[0], statistics[2]
+    if x is None:
+        dgamma = x_hat = dbeta.new_zeros(())
+    else:
+        wide = x.double()
+        if eps is not None:
+            mean = wide.mean(axes)
+            inv_std = torch.rsqrt((wide - spread(mean)).square().mean(axes) + eps)
+        x_hat = (wide - spread(mean)) * spread(inv_std)
+        dgamma = (wide_dy * x_hat).sum(axes)
+    if eps is not None:
+        n = dy.numel() // dbeta.numel()
+        wide_dy = wide_dy - (spread(dbeta) + x_hat * spread(dgamma)) / n
+    scale = inv_std if weight is None else inv_std * weight.double()
+    dx = (wide_dy * spread(scale)).to(dtype)
+    parameters = weight.dtype if weight is not None else dtype
+    return dx, dgamma.to(parameters), dbeta.to(parameters)
