@@ -19,11 +19,13 @@ from normdrop.torch import _operators
 Tensor: TypeAlias = torch.Tensor
 
 
-def is_transformed() -> bool:
-    """Whether a transform of functions or a forward-mode gradient is in force."""
+def is_transformed(x: Tensor) -> bool:
+    """Whether a transform of functions or a forward-mode gradient is in force, or `x` is a batch of gradients."""
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _is_recorded(*tensors: Tensor | None) -> bool:
@@ -32,7 +34,7 @@ def _is_recorded(*tensors: Tensor | None) -> bool:
 
 def dropout(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> Tensor:
     """Mask and scale."""
-    if is_transformed():
+    if is_transformed(x):
         shape = [1 if axis in shared_axes else n for axis, n in enumerate(x.shape)]
         kept = torch.ops.normdrop.keep_mask(key, shape, p)
         return torch.where(kept, x * masking.law_of(p, "inverted")[1], 0.0)
@@ -45,7 +47,7 @@ def dropout_(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> 
     """Mask and scale in place, with PyTorch's checks of what may be changed in place."""
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
     recorded = torch.is_grad_enabled() and x.requires_grad
-    if not dense or _operators.is_watched() or is_transformed() or (recorded and (x.is_leaf or x._is_view())):
+    if not dense or _operators.is_watched() or is_transformed(x) or (recorded and (x.is_leaf or x._is_view())):
         return x.copy_(dropout(x, key, p, shared_axes))
     return _DropoutInPlace.apply(x, key, p, shared_axes)
 
@@ -135,7 +137,7 @@ def _gradients(
     dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return dx, dgamma and dbeta; by given statistics where there is no `eps`."""
-    if is_transformed():  # batched gradients
+    if is_transformed(dy):
         return _formula(dy, x, weight, statistics, eps)
     if _is_recorded(dy, x, weight) and not torch.compiler.is_compiling():
         return _Gradients.apply(dy, x, weight, statistics, eps)
@@ -163,9 +165,10 @@ class _Gradients(Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        with torch.enable_grad():
-            outputs = _formula(*inputs[:4], ctx.eps)
+        with torch.enable_grad():  # views, because dy may depend on x: its path does not belong to the gradient of x
+            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            dy, x, weight, statistics = inputs
+            outputs = _formula(dy, x, weight, statistics, ctx.eps)
         of = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
         pairs = [(y, dy) for y, dy in zip(outputs, outer, strict=True) if y.requires_grad]
         ys, dys = zip(*pairs, strict=True)
@@ -182,21 +185,19 @@ def _formula(
     def spread(v: Tensor) -> Tensor:
         return v.reshape(-1, *[1] * (dy.dim() - 2))
 
-    wide_dy, dbeta = dy.double(), dy.double().sum(axes)
-    mean, inv_std = statistics[0], statistics[2]
+    scale = spread(statistics[2] if weight is None else statistics[2] * weight.double())
     if x is None:
-        dgamma = x_hat = dbeta.new_zeros(())
-    else:
-        wide = x.double()
-        if eps is not None:
-            mean = wide.mean(axes)
-            inv_std = torch.rsqrt((wide - spread(mean)).square().mean(axes) + eps)
-        x_hat = (wide - spread(mean)) * spread(inv_std)
-        dgamma = (wide_dy * x_hat).sum(axes)
+        return (dy.double() * scale).to(dtype), dy.new_empty(0), dy.new_empty(0)
+    mean, inv_std = statistics[0], statistics[2]
+    wide, wide_dy = x.double(), dy.double()
     if eps is not None:
-        n = dy.numel() // dbeta.numel()
-        wide_dy = wide_dy - (spread(dbeta) + x_hat * spread(dgamma)) / n
-    scale = inv_std if weight is None else inv_std * weight.double()
-    dx = (wide_dy * spread(scale)).to(dtype)
+        mean = wide.mean(axes)
+        inv_std = torch.rsqrt((wide - spread(mean)).square().mean(axes) + eps)
+    x_hat = (wide - spread(mean)) * spread(inv_std)
+    dgamma, dbeta = (wide_dy * x_hat).sum(axes), wide_dy.sum(axes)
+    if eps is not None:
+        scale = spread(inv_std if weight is None else inv_std * weight.double())
+        wide_dy = wide_dy - (spread(dbeta) + x_hat * spread(dgamma)) * (dbeta.numel() / dy.numel())
+    dx = (wide_dy * scale).to(dtype)
     parameters = weight.dtype if weight is not None else dtype
     return dx, dgamma.to(parameters), dbeta.to(parameters)

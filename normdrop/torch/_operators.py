@@ -28,13 +28,13 @@ def is_watched() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch.jit.is_tracing()
 
 
-def _operator(schema: str, *, key: str = "CPU", tags: Sequence[Any] = ()) -> Callable[..., Any]:
+def _operator(schema: str, *, tags: Sequence[Any] = ()) -> Callable[..., Any]:
     """Register a function on tensors as an operator; what is returned calls one or the other."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
         _LIBRARY.define(schema, tags=tags)
-        _LIBRARY.impl(name, function, key)
+        _LIBRARY.impl(name, function, "CPU")
         operator = getattr(torch.ops.normdrop, name).default
 
         def call(*arguments: Any) -> Any:
@@ -60,14 +60,18 @@ def random_key(generator: torch.Generator | None = None) -> Tensor:
     return torch.randint(_HIGHEST, (2,), generator=generator, dtype=torch.int64, device="cpu")
 
 
-# Compilers replace random operators of PyTorch by their own, with other numbers; this one they must call.
-draw_key = _operator("draw_key() -> Tensor", key="CompositeExplicitAutograd", tags=[torch.Tag.nondeterministic_seeded])(
-    random_key
-)
+@_operator("draw_key(Tensor x) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
+def draw_key(x: Tensor) -> Tensor:
+    """Draw from the default generator.
+
+    Compilers would replace a random operator of PyTorch by one with other numbers. Where they compute forward again,
+    they restore the generator of the device of the arguments: only that is asked of `x`.
+    """
+    return random_key()
 
 
 @_fake("draw_key")
-def _() -> Tensor:
+def _(x: Tensor) -> Tensor:
     return torch.empty(2, dtype=torch.int64, device="cpu")
 
 

@@ -146,8 +146,8 @@ def _dropout(
     if generator is None and rng is None:
         if masking.threshold_of(p) == 0:
             return x
-        draw = _operators.random_key if _gradients.is_transformed() else _operators.draw_key
-        return _drop(x, draw(), p, shared_axes, inplace)
+        key = _operators.random_key() if _gradients.is_transformed(x) else _operators.draw_key(x)
+        return _drop(x, key, p, shared_axes, inplace)
     if generator is not None and rng is not None:
         raise ValueError("generator and rng are both given; leave out one of them, because a mask comes from one")
     return _drop_by(x, p, shared_axes, inplace, generator, rng)
@@ -250,7 +250,7 @@ def batch_norm(
 
 
 def _is_ours(x: torch.Tensor, others: Sequence[torch.Tensor | None], training: bool, eps: float) -> bool:
-    if not is_served(x) or x.dim() < 2 or _gradients.is_transformed() or not eps > 0.0:
+    if not is_served(x) or x.dim() < 2 or _gradients.is_transformed(x) or not eps > 0.0:
         return False
     if not all(is_served_beside(v, x) for v in others):
         return False
