@@ -115,7 +115,7 @@ class _Inference(Function):
     def forward(  # as PyTorch has them
         ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> Tensor:
-        y, statistics = _operators.batch_norm_inference(x, mean, var, weight, bias, eps)
+        y, statistics = _operators.batch_norm_inference(x, mean, var, weight, bias, eps, keep=True)
         of_parameters = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
         ctx.save_for_backward(x if of_parameters else None, weight, statistics)
         return y

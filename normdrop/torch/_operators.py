@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from normdrop import functional
+from normdrop import _backend, functional
 from normdrop.functional import BatchNormContext, DropoutContext, InferenceContext, masking
 from normdrop.torch._arrays import array, tensor, threads, vector
 
@@ -132,27 +132,18 @@ def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tupl
     return torch.empty_like(x), x.new_empty((3, x.shape[1]), dtype=torch.float64)
 
 
-@_operator(
-    "batch_norm_inference(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps)"
-    " -> (Tensor, Tensor)"
-)
-def batch_norm_inference(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The same by given statistics."""
-    with threads(x):
-        y, context = functional.batch_norm_inference(
-            array(x), array(mean), array(var), vector(weight), vector(bias), eps=eps, keep_x=True
-        )
-    assert context.statistics is not None  # x was to be kept, and they are with it
-    return tensor(y), tensor(context.statistics)
+@_operator("update_running(Tensor(a!) mean, Tensor(b!) var, Tensor statistics, float momentum, SymInt n) -> ()")
+def update_running(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
+    """Move running statistics towards those of a batch of `n` values per channel, whose weight is `momentum`."""
+    wide = array(mean).astype(np.float64), array(var).astype(np.float64)
+    _backend.update_running(*wide, array(statistics), 1.0 - momentum, n / (n - 1))
+    mean.copy_(torch.from_numpy(wide[0]))
+    var.copy_(torch.from_numpy(wide[1]))
 
 
-@_fake("batch_norm_inference")
-def _(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty((3, x.shape[1]), dtype=torch.float64)
+@_fake("update_running")
+def _(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
+    pass
 
 
 @_operator(
@@ -171,16 +162,28 @@ def batch_norm_backward(
 
 @_fake("batch_norm_backward")
 def _(dy: Tensor, x: Tensor, weight: Tensor | None, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), *_fake_parameters(x, weight)
+    dtype = weight.dtype if weight is not None else torch.float32 if x.itemsize == 2 else x.dtype
+    return torch.empty_like(x), x.new_empty(x.shape[1], dtype=dtype), x.new_empty(x.shape[1], dtype=dtype)
 
 
-@_operator(
-    "batch_norm_inference_backward(Tensor dy, Tensor? x, Tensor? weight, Tensor statistics) -> (Tensor, Tensor, Tensor)"
-)
+# By given statistics there are no operators: where one must be seen, PyTorch's own is taken.
+
+
+def batch_norm_inference(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, keep: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Return y, and mean, variance and 1 / sqrt(variance + eps) if they are to be kept."""
+    with threads(x):
+        y, context = functional.batch_norm_inference(
+            array(x), array(mean), array(var), vector(weight), vector(bias), eps=eps, keep_x=keep
+        )
+    return tensor(y), None if context.statistics is None else tensor(context.statistics)
+
+
 def batch_norm_inference_backward(
     dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by given statistics; dgamma and dbeta are empty without `x`."""
+    """Return dx, dgamma and dbeta; the latter are empty without `x`."""
     gradient, gamma, given = array(dy), vector(weight), array(statistics)
     scale = given[2] if gamma is None else gamma * given[2]
     dtype = None if gamma is None else gamma.dtype
@@ -188,14 +191,3 @@ def batch_norm_inference_backward(
     with threads(dy):
         dx, dgamma, dbeta = functional.batch_norm_inference_backward(gradient, context)
     return tensor(dx), *(dy.new_empty(0) if d is None else tensor(d) for d in (dgamma, dbeta))
-
-
-@_fake("batch_norm_inference_backward")
-def _(dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = (dy.new_empty(0), dy.new_empty(0)) if x is None else _fake_parameters(x, weight)
-    return torch.empty_like(dy), *gradients
-
-
-def _fake_parameters(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    dtype = weight.dtype if weight is not None else torch.float32 if x.itemsize == 2 else x.dtype
-    return x.new_empty(x.shape[1], dtype=dtype), x.new_empty(x.shape[1], dtype=dtype)

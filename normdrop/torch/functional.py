@@ -238,33 +238,23 @@ def batch_norm(
             [ 1.0000]])
     """
     others = (running_mean, running_var, weight, bias)
-    if not _is_ours(input, others, training, eps):
+    if not _is_ours(input, others, training, momentum, eps):
         return peer.batch_norm(input, *others, training, momentum, eps)
     if not training:
-        mean, var = running_mean, running_var
-        return _gradients.batch_norm_inference(input, mean, var, weight, bias, eps)
+        return _gradients.batch_norm_inference(input, *others, eps)
     y, statistics = _gradients.batch_norm(input, weight, bias, eps)
-    if running_mean is not None or running_var is not None:
-        _update(running_mean, running_var, statistics, momentum, input.numel() // input.shape[1])
+    if running_mean is not None:
+        _operators.update_running(running_mean, running_var, statistics, momentum, input.numel() // input.shape[1])
     return y
 
 
-def _is_ours(x: torch.Tensor, others: Sequence[torch.Tensor | None], training: bool, eps: float) -> bool:
+def _is_ours(
+    x: torch.Tensor, others: Sequence[torch.Tensor | None], training: bool, momentum: float, eps: float
+) -> bool:
     if not is_served(x) or x.dim() < 2 or _gradients.is_transformed(x) or not eps > 0.0:
         return False
-    if not all(is_served_beside(v, x) for v in others):
+    if not all(is_served_beside(v, x) for v in others) or (others[0] is None) != (others[1] is None):
         return False
     if training:
-        return x.numel() > x.shape[1]  # of one value per channel, PyTorch's error
-    return None not in others[:2] and not _operators.is_watched()
-
-
-def _update(
-    mean: torch.Tensor | None, var: torch.Tensor | None, statistics: torch.Tensor, momentum: float, n: int
-) -> None:
-    """Move running statistics towards those of a batch of `n` values per channel, the variance unbiased."""
-    batch_mean, batch_var, _ = statistics.unbind()
-    if mean is not None:
-        mean.mul_(1.0 - momentum).add_(batch_mean, alpha=momentum)
-    if var is not None:
-        var.mul_(1.0 - momentum).add_(batch_var, alpha=momentum * n / (n - 1))
+        return x.numel() > x.shape[1] and 0.0 <= momentum <= 1.0  # of one value per channel, PyTorch's error
+    return others[0] is not None and not _operators.is_watched()

@@ -154,7 +154,7 @@ OPERATORS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "dropout": lambda: (torch.randn(4, 6, 3, 2), KEY, 0.5, [2, 3]),
     "keep_mask": lambda: (KEY, [4, 6], 0.5),
     "batch_norm": lambda: (torch.randn(4, 3, 5), torch.ones(3), torch.zeros(3), 1e-5),
-    "batch_norm_inference": lambda: (torch.randn(4, 3), torch.zeros(3), torch.ones(3), None, None, 1e-5),
+    "update_running": lambda: (torch.zeros(3), torch.ones(3), torch.ones(3, 3).double(), 0.1, 8),
     "batch_norm_backward": lambda: (
         torch.randn(4, 3),
         torch.randn(4, 3),
@@ -162,7 +162,6 @@ OPERATORS: dict[str, Callable[[], tuple[Any, ...]]] = {
         torch.ones(3, 3).double(),
         1e-5,
     ),
-    "batch_norm_inference_backward": lambda: (torch.randn(4, 3), None, torch.ones(3), torch.ones(3, 3).double()),
 }
 
 
