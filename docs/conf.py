@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -19,7 +20,7 @@ extensions = ["mathml", "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx
 needs_sphinx = "8.0"
 exclude_patterns = ["_build", "_*.md"]  # parts that pages include
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"numpy\..*")]  # no links to other projects: that would need the network
+nitpick_ignore_regex = [("py:.*", r"(numpy|torch)\..*")]  # no links to other projects: that would need the network
 default_role = "autolink"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -28,6 +29,7 @@ myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # types stand in the docstrings, in words
+autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
 autodoc_member_order = "bysource"
 autosummary_generate = False
 numpydoc_show_class_members = False

@@ -1,0 +1,27 @@
+"""The code of the page about PyTorch runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "pytorch.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the docs do not lie beside the tests")
+def test_the_page_about_pytorch_swaps_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    names: dict[str, object] = {}
+    exec(first, names)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "is",
+        "normdrop.torch.BatchNorm1d",
+        "normdrop.torch.Dropout",
+    ]
+    assert int(names["model"][1].num_batches_tracked) == 1  # type: ignore[index]
+    exec(second, names)
+    assert names["net"](torch.ones(4, 64)).shape == (4, 256)  # type: ignore[operator]
