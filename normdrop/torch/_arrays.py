@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,12 +18,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 
-try:
-    from ml_dtypes import bfloat16
-
-    _BFLOAT16: np.dtype[Any] | None = np.dtype(bfloat16)
-except ModuleNotFoundError:  # bfloat16 is then left to PyTorch
-    _BFLOAT16 = None
+# Without ml_dtypes, bfloat16 is left to PyTorch.
+_BFLOAT16: np.dtype[Any] | None = np.dtype(import_module("ml_dtypes").bfloat16) if find_spec("ml_dtypes") else None
 
 _SHORT = frozenset({torch.float16} | ({torch.bfloat16} if _BFLOAT16 else set()))
 _DTYPES = _SHORT | {torch.float32, torch.float64}

@@ -21,11 +21,9 @@ Tensor: TypeAlias = torch.Tensor
 
 def is_transformed(x: Tensor) -> bool:
     """Whether a transform of functions or a forward-mode gradient is in force, or `x` is a batch of gradients."""
-    if torch.compiler.is_compiling():
-        return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    return torch._C._functorch.is_legacy_batchedtensor(x)
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _is_recorded(*tensors: Tensor | None) -> bool:

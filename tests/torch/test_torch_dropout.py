@@ -184,6 +184,11 @@ def test_in_place_on_a_leaf_is_refused_and_changes_neither_values_nor_stream(vie
         functional.dropout(leaf[:] if view else leaf, 0.5, inplace=True, rng=stream)
     assert bool((leaf == 1).all())
     assert stream.call == 0
+    generator = torch.Generator()
+    before = generator.get_state()
+    with pytest.raises(RuntimeError, match="leaf"):
+        functional.dropout(leaf, 0.5, inplace=True, generator=generator)
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_a_tensor_changed_in_place_that_a_gradient_needs_is_noticed() -> None:
@@ -254,6 +259,15 @@ def test_other_layouts_and_devices_go_to_pytorch(make: Any) -> None:
     else:
         y = functional.dropout(make(), 0.5)
         assert (y.layout, y.device, y.shape) == (expected.layout, expected.device, expected.shape)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_go_to_pytorch() -> None:
+    parts = [torch.ones(30), torch.ones(20)]
+    y = functional.dropout(torch.nested.nested_tensor(parts), 0.5)
+    assert y.is_nested
+    assert [len(part) for part in y.unbind()] == [30, 20]
+    assert set(torch.cat(y.unbind()).tolist()) == {0.0, 2.0}
 
 
 def test_tensors_of_subclasses_go_to_pytorch() -> None:

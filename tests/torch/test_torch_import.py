@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+import normdrop
 
 MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "dropout", "functional"]
 
 
-def test_without_pytorch_the_error_is_one_line_that_names_the_extra(in_subprocess: Callable[..., str]) -> None:
-    code = """
-    import sys
+def _opened() -> None:
+    """Run the code of `import normdrop.torch` once more."""
+    file = Path(normdrop.__file__).parent / "torch" / "__init__.py"
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), {"__name__": "normdrop.torch"})
 
-    sys.modules["torch"] = None
-    try:
-        import normdrop.torch
-    except ImportError as error:
-        print(error, error.__cause__, error.__suppress_context__)
+
+def test_without_pytorch_the_error_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError) as caught:
+        _opened()
+    assert str(caught.value) == 'normdrop.torch needs PyTorch: pip install "normdrop[torch]"'
+    assert caught.value.__suppress_context__
+
+
+def test_a_module_that_pytorch_itself_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import missing_part_of_pytorch", encoding="utf-8")
+    for name in [name for name in sys.modules if name == "torch"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="missing_part_of_pytorch"):
+        _opened()
+
+
+def test_without_ml_dtypes_bfloat16_is_left_to_pytorch(in_subprocess: Callable[..., str]) -> None:
+    pytest.importorskip("torch")
+    code = """
+    import importlib.util
+
+    found = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name == "ml_dtypes" else found(name, *rest)
+    import torch
+    from normdrop.torch import _arrays
+
+    print([_arrays.is_served(torch.ones(2, dtype=dtype)) for dtype in (torch.bfloat16, torch.float16)])
     """
-    expected = 'normdrop.torch needs PyTorch: pip install "normdrop[torch]" None True'
-    assert in_subprocess(code).strip() == expected
+    assert in_subprocess(code).strip() == "[False, True]"
 
 
 def test_importing_normdrop_alone_imports_no_pytorch(in_subprocess: Callable[..., str]) -> None:
