@@ -35,7 +35,8 @@ def dropout(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> T
     if is_transformed(x):
         shape = [1 if axis in shared_axes else n for axis, n in enumerate(x.shape)]
         kept = torch.ops.normdrop.keep_mask(key, shape, p)
-        return torch.where(kept, x * masking.law_of(p, "inverted")[1], 0.0)
+        _, scale = masking.law_of.__wrapped__(p, "inverted")  # compilers warn of caches
+        return torch.where(kept, x * scale, 0.0)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Dropout.apply(x, key, p, shared_axes)
     return _operators.dropout(x, key, p, shared_axes)

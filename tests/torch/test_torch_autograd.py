@@ -235,6 +235,23 @@ def test_compiled_masks_differ_within_a_graph_and_from_call_to_call_and_survive_
     assert torch.equal(leaf.grad, y.detach())
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_a_compiled_transform_of_a_function_gives_what_the_eager_one_gives(name: str) -> None:
+    torch._dynamo.reset()
+    function, inputs = FUNCTIONS[name]
+    x, others = inputs[0].detach(), [t.detach() for t in inputs[1:]]
+    if name == "dropout":  # a stream would break the graph
+        function = lambda x: functional.dropout(x, 0.4)  # noqa: E731
+    gradient = torch.func.grad(lambda x: function(x, *others).pow(3).sum())
+    torch.manual_seed(2)
+    expected = gradient(x)
+    assert expected.any()
+    torch.manual_seed(2)
+    torch.testing.assert_close(torch.compile(gradient, backend="aot_eager", fullgraph=True)(x), expected)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_compiled_with_a_stream_the_mask_is_that_of_the_stream() -> None:
