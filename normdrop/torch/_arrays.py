@@ -72,7 +72,7 @@ _AS_THEY_ARE = nullcontext()
 def threads(x: torch.Tensor) -> AbstractContextManager[None]:
     """Return a context in which kernels over `x` run on no more threads than PyTorch's operators would."""
     n = torch.get_num_threads()
-    launch = _process.load("normdrop._cpu.launch")
+    launch = _process.load("normdrop._cpu.toolchain.launch")
     if x.numel() < launch.PARALLEL_SIZE or n >= launch.config.NUMBA_NUM_THREADS or not launch.parallel_is_safe():
         return _AS_THEY_ARE
     return _on_threads(n)

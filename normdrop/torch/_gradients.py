@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.autograd import Function, forward_ad
 
-from normdrop.functional import masking
+from normdrop.functional import _masking
 from normdrop.torch import _operators
 
 Tensor: TypeAlias = torch.Tensor
@@ -35,7 +35,7 @@ def dropout(x: Tensor, key: Tensor, p: float, shared_axes: tuple[int, ...]) -> T
     if is_transformed(x):
         shape = [1 if axis in shared_axes else n for axis, n in enumerate(x.shape)]
         kept = torch.ops.normdrop.keep_mask(key, shape, p)
-        _, scale = masking.law_of.__wrapped__(p, "inverted")  # compilers warn of caches
+        _, scale = _masking.law_of.__wrapped__(p, "inverted")  # compilers warn of caches
         return torch.where(kept, x * scale, 0.0)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Dropout.apply(x, key, p, shared_axes)

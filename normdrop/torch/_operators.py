@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from normdrop import _backend, functional
-from normdrop.functional import BatchNormContext, DropoutContext, InferenceContext, masking
+from normdrop.functional import BatchNormContext, DropoutContext, InferenceContext, _masking
 from normdrop.torch._arrays import array, tensor, threads, vector
 
 Tensor: TypeAlias = torch.Tensor
@@ -77,7 +77,7 @@ def _(x: Tensor) -> Tensor:
 
 def _context(shape: Any, dtype: Any, key: Tensor, p: float, shared_axes: Sequence[int]) -> DropoutContext:
     words, call = key.tolist()
-    law = masking.law_of(p, "inverted")
+    law = _masking.law_of(p, "inverted")
     return DropoutContext(shape, dtype, *law, tuple(shared_axes), (words & _WORD, words >> 32 & _WORD), call)
 
 
@@ -86,7 +86,7 @@ def dropout(x: Tensor, key: Tensor, p: float, shared_axes: Sequence[int]) -> Ten
     """Mask and scale: the pass forward, and the one backward."""
     values = array(x)
     with threads(x):
-        return tensor(masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), None))
+        return tensor(_masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), None))
 
 
 @_fake("dropout")
@@ -98,14 +98,14 @@ def dropout_(x: Tensor, key: Tensor, p: float, shared_axes: Sequence[int]) -> No
     """Mask and scale a dense tensor where it is."""
     values = array(x)
     with threads(x):
-        masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), values)
+        _masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), values)
 
 
 @_operator("keep_mask(Tensor key, SymInt[] shape, float p) -> Tensor")
 def keep_mask(key: Tensor, shape: Sequence[int], p: float) -> Tensor:
     """Return the mask alone, True = kept."""
     context = _context(tuple(shape), np.dtype(np.float32), key, p, ())
-    return torch.from_numpy(masking.mask_of(context, np.empty(0, np.float32)))
+    return torch.from_numpy(_masking.mask_of(context, np.empty(0, np.float32)))
 
 
 @_fake("keep_mask")

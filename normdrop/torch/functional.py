@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as peer
 
-from normdrop.functional import masking
+from normdrop.functional import _masking
 from normdrop.random import RNG, as_stream
 from normdrop.torch import _gradients, _operators
 from normdrop.torch._arrays import is_served, is_served_beside
@@ -144,7 +144,7 @@ def _dropout(
         own: Callable[..., torch.Tensor] = getattr(peer, name)
         return own(x, p, training, inplace)
     if generator is None and rng is None:
-        if masking.threshold_of(p) == 0:
+        if _masking.threshold_of(p) == 0:
             return x
         key = _operators.random_key() if _gradients.is_transformed(x) else _operators.draw_key(x)
         return _drop(x, key, p, shared_axes, inplace)

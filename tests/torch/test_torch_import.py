@@ -69,13 +69,13 @@ def test_examples_of_the_door_run(module: str) -> None:
 def test_kernels_run_on_no_more_threads_than_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     numba = pytest.importorskip("numba")
-    from normdrop.functional import masking
+    from normdrop.functional import _masking
     from normdrop.torch import functional
 
     if numba.config.NUMBA_NUM_THREADS == 1:
         pytest.skip("Numba has one thread")
-    seen, apply = [], masking.apply
-    monkeypatch.setattr(masking, "apply", lambda *given: (seen.append(numba.get_num_threads()), apply(*given))[1])
+    seen, apply = [], _masking.apply
+    monkeypatch.setattr(_masking, "apply", lambda *given: (seen.append(numba.get_num_threads()), apply(*given))[1])
     before, x = torch.get_num_threads(), torch.ones(1 << 20)
     every = numba.get_num_threads()
     try:
