@@ -206,17 +206,31 @@ def _add(builder: Any, a: Any, b: Any) -> Any:
     return builder.call(fused, [a, one, b])
 
 
+def as_lanes(context: Any, builder: Any, value: Any, kind: Any) -> Any:
+    """LLVM code: a float64 vector as it is, and a number in every lane of one."""
+    if isinstance(kind, VectorType):
+        return value
+    return broadcast(builder, context.cast(builder, value, kind, types.float64), LANES)
+
+
 def _arithmetic(operation: Any, instruction: Callable[[Any, Any, Any], Any]) -> None:
+    """Let Numba know an operation of two vectors, and of a float64 vector and a float64 number."""
+
     @type_callable(operation)
     def _typing(_typing_context: Any) -> Any:
         def result(a: Any, b: Any) -> Any:
-            return a if isinstance(a, VectorType) and a == b else None
+            if isinstance(a, VectorType) and a == b:
+                return a
+            return FLOAT64 if (a, b) in ((FLOAT64, types.float64), (types.float64, FLOAT64)) else None
 
         return result
 
-    @lower_builtin(operation, VectorType, VectorType)
-    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return instruction(builder, *args)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (as_lanes(context, builder, value, kind) for value, kind in zip(args, sig.args, strict=True))
+        return instruction(builder, a, b)
+
+    for kinds in ((VectorType, VectorType), (VectorType, types.Float), (types.Float, VectorType)):
+        lower_builtin(operation, *kinds)(lower)
 
 
 for _operation, _instruction in {

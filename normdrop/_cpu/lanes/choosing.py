@@ -1,0 +1,66 @@
+"""What formulas with cases need of vectors of float64: comparisons, choices, and powers of two.
+
+With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from normdrop._cpu.lanes.bits import load_bits
+from normdrop._cpu.lanes.simd import FLOAT64, LANES, as_lanes, broadcast, compiled_as
+
+_I1, _I16, _I64 = (ir.IntType(n) for n in (1, 16, 64))
+
+
+def _less_typing(_typing_context: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (as_lanes(context, builder, value, kind) for value, kind in zip(args, sig.args, strict=True))
+        return builder.bitcast(builder.fcmp_ordered("<", a, b), _I16)
+
+    return types.uint16(a, b), codegen
+
+
+@compiled_as(_less_typing)
+def less(a: Any, b: Any) -> Any:
+    """Return a < b of each lane as 16 bits, the first lowest; either may be a number, and a NaN is not less."""
+    return load_bits(np.broadcast_to(np.less(a, b), LANES), 0)
+
+
+def _where_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        chosen = builder.bitcast(args[0], ir.VectorType(_I1, LANES))
+        a, b = (as_lanes(context, builder, value, kind) for value, kind in zip(args[1:], sig.args[1:], strict=True))
+        return builder.select(chosen, a, b)
+
+    return FLOAT64(types.uint16, a, b), codegen
+
+
+@compiled_as(_where_typing)
+def where(bits: Any, a: Any, b: Any) -> Any:
+    """Return the lanes of `a` whose bit is set, and the others of `b`; either may be a number."""
+    return np.where((int(bits) >> np.arange(LANES)) & 1 == 1, a, b)
+
+
+def _power_of_two_typing(_typing_context: Any, k: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        integers = ir.VectorType(_I64, LANES)
+        bias = broadcast(builder, ir.Constant(ir.DoubleType(), 2.0**52 + 1023.0), LANES)
+        exponent = builder.bitcast(builder.fadd(args[0], bias), integers)
+        shifted = builder.shl(exponent, broadcast(builder, ir.Constant(_I64, 52), LANES))
+        return builder.bitcast(shifted, args[0].type)
+
+    return FLOAT64(k), codegen
+
+
+@compiled_as(_power_of_two_typing)
+def power_of_two(k: Any) -> Any:
+    """Return 2**k of each lane, a whole number from -1022 to 1023; of anything else it is any number.
+
+    The lowest bits of k + 2**52 + 1023 are those of the exponent.
+    """
+    return ((k + (2.0**52 + 1023.0)).view(np.int64) << 52).view(np.float64)
