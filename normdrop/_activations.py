@@ -86,6 +86,216 @@ def _hardswish_derivative(u: Any, a: Any) -> Any:
     return where(less(-3.0, u), where(less(u, 3.0), (u + u + 3.0) * _SIXTH, 1.0), _zero_unless_nan(u))
 
 
+# The exponential function, for what is not positive.
+
+_LN2_HIGH, _LN2_LOW = 0.6931471805592082, 7.371002565167799e-13  # of 40 bits, so that products with them are exact
+_PER_LN2 = 1.4426950408889634
+
+
+def _rounded(x: Any, big: Any) -> Any:
+    """Return x to the nearest multiple of big / (1.5 * 2**52)."""
+    return (x + big) - big
+
+
+def _reduced(high: Any, low: Any) -> Any:
+    """Return k and q with exp(high + low) = 2**k * (1 + q), where abs(q) < 0.42."""
+    k = _rounded(high * _PER_LN2, 1.5 * 2.0**52)
+    r = (high - k * _LN2_HIGH) - (k * _LN2_LOW - low)
+    p = r * 2.0911264239196083e-09 + 2.5100424157005067e-08
+    p = p * r + 2.755728291148268e-07
+    p = p * r + 2.7557268378684192e-06
+    p = p * r + 2.4801587317181886e-05
+    p = p * r + 0.00019841269863105968
+    p = p * r + 0.0013888888888886545
+    p = p * r + 0.008333333333330051
+    p = p * r + 0.041666666666666664
+    p = p * r + 0.16666666666666669
+    p = p * r + 0.5
+    return k, r + r * r * p
+
+
+def _exp(high: Any, low: Any) -> Any:
+    """Return m and s with exp(high + low) = m * s, from 0 to -1400.
+
+    s is a power of two: what is multiplied by m first and by s last is rounded once where it is subnormal.
+    """
+    k, q = _reduced(high, low)
+    half = _rounded(k * 0.5, 1.5 * 2.0**52)
+    return (1.0 + q) * power_of_two(half), power_of_two(k - half)
+
+
+def _expm1(x: Any) -> Any:
+    """Return exp(x) - 1, from 0 to -700."""
+    k, q = _reduced(x, 0.0)
+    s = power_of_two(k)
+    return s * q + (s - 1.0)
+
+
+def _magnitude(u: Any, most: Any) -> Any:
+    """Return abs(u), and `most` of what is larger; a NaN stays."""
+    t = where(less(u, 0.0), 0.0 - u, u)
+    return where(less(most, t), most, t)
+
+
+# What follows from it: everything by exp(-abs(u)) or its like, which overflows nowhere. Beyond the limits of
+# `_magnitude` it is 0.
+
+
+def _sigmoid(u: Any, a: Any) -> Any:
+    m, s = _exp(0.0 - _magnitude(u, 750.0), 0.0)
+    e = m * s
+    return where(less(u, 0.0), e, 1.0) / (1.0 + e)
+
+
+def _sigmoid_derivative(u: Any, a: Any) -> Any:
+    m, s = _exp(0.0 - _magnitude(u, 750.0), 0.0)
+    d = 1.0 + m * s
+    return m / (d * d) * s
+
+
+def _tanh(u: Any, a: Any) -> Any:
+    y = _expm1(_magnitude(u, 30.0) * -2.0)
+    t = y / (y + 2.0)
+    return where(less(u, 0.0), t, where(less(0.0, u), 0.0 - t, u))
+
+
+def _tanh_derivative(u: Any, a: Any) -> Any:
+    m, s = _exp(_magnitude(u, 375.0) * -2.0, 0.0)
+    d = 1.0 + m * s
+    return 4.0 * m / (d * d) * s
+
+
+def _elu(u: Any, a: Any) -> Any:
+    return where(less(u, 0.0), a * _expm1(_clipped(u, -60.0, 0.0)), u)
+
+
+def _elu_derivative(u: Any, a: Any) -> Any:
+    m, s = _exp(_clipped(u, -750.0, 0.0), 0.0)
+    return where(less(0.0, u), 1.0, a * m * s)
+
+
+_SELU, _SELU_BELOW = 1.0507009873554805, 1.7580993408473768  # lambda, and lambda * alpha
+
+
+def _selu(u: Any, a: Any) -> Any:
+    return where(less(u, 0.0), _SELU_BELOW * _expm1(_clipped(u, -60.0, 0.0)), _SELU * u)
+
+
+def _selu_derivative(u: Any, a: Any) -> Any:
+    m, s = _exp(_clipped(u, -750.0, 0.0), 0.0)
+    return where(less(0.0, u), _SELU, _SELU_BELOW * m * s)
+
+
+# u * sigmoid(z), where z has the sign of u and exp(-abs(z)) = m * s.
+
+
+def _gated(u: Any, t: Any, m: Any, s: Any) -> Any:
+    """Return u * sigmoid(z); t is abs(u) or a limit."""
+    d = 1.0 + m * s
+    return where(less(u, 0.0), (0.0 - t) * m / d * s, u / d)
+
+
+def _gated_derivative(u: Any, slope: Any, m: Any, s: Any) -> Any:
+    """Return its derivative; slope is abs(u * dz/du)."""
+    d = 1.0 + m * s
+    below = m * (d - slope) / (d * d) * s
+    return where(less(u, 0.0), below, (d + slope * m * s) / (d * d))
+
+
+def _silu(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 760.0)
+    m, s = _exp(0.0 - t, 0.0)
+    return _gated(u, t, m, s)
+
+
+def _silu_derivative(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 760.0)
+    m, s = _exp(0.0 - t, 0.0)
+    return _gated_derivative(u, t, m, s)
+
+
+# A = 2 * sqrt(2 / pi) and B = 0.044715 * A, also in two parts, the high ones of 46 and 28 bits.
+_A, _A_HIGH, _A_LOW = 1.5957691216057308, 1.5957691216057128, 1.7885919910836427e-14
+_B, _B_HIGH, _B_LOW = 0.07135481627260025, 0.07135481620207429, 7.052595945443934e-11
+
+
+def _gelu_tanh_exp(t: Any) -> Any:
+    """Return m and s with exp(-z) = m * s, z = t * (A + B * t**2), 0 <= t <= 22.
+
+    z is 800 times what may be off in it: all products of its high part are exact, and its low part is small.
+    """
+    t_high = _rounded(t, 1.5 * 2.0**32)
+    t_low = t - t_high
+    square = t_high * t_high
+    square_high = _rounded(square, 1.5 * 2.0**38)
+    square_low = (square - square_high) + t_low * (t + t_high)
+    product = _B_HIGH * square_high
+    high = _rounded(product + _A, 1.5 * 2.0**32)
+    low = ((product - high) + _A_HIGH) + (_A_LOW + _B_LOW * square_high + _B * square_low)
+    return _exp(0.0 - t_high * high, 0.0 - (t_high * low + t_low * (high + low)))
+
+
+def _gelu_tanh(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 22.0)
+    m, s = _gelu_tanh_exp(t)
+    return _gated(u, t, m, s)
+
+
+def _gelu_tanh_derivative(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 22.0)
+    m, s = _gelu_tanh_exp(t)
+    return _gated_derivative(u, t * (_A + 3.0 * _B * (t * t)), m, s)
+
+
+# The normal distribution function Phi: Phi(-t) = exp(-t**2 / 2) * _tail(t), and Phi(t) = 1 - Phi(-t).
+
+
+def _tail(t: Any) -> Any:
+    """Return Phi(-t) * exp(t**2 / 2) for 0 <= t <= 40: a rational function, off by 5e-17 of it at most."""
+    p = t * 3.6341979823613014e-07 + 1.05117043893685e-05
+    p = p * t + 0.0001510602383434224
+    p = p * t + 0.0013967270119513617
+    p = p * t + 0.009116956680019972
+    p = p * t + 0.04366857800649564
+    p = p * t + 0.15508500003668044
+    p = p * t + 0.40340206817436364
+    p = p * t + 0.73811394118717
+    p = p * t + 0.8645938264952157
+    p = p * t + 0.5
+    q = t * 9.109583418193772e-07 + 2.6348935436953886e-05
+    q = q * t + 0.0003795628229459355
+    q = q * t + 0.0035274243555361738
+    q = q * t + 0.023229651340515557
+    q = q * t + 0.1129092699025034
+    q = q * t + 0.4108450728746866
+    q = q * t + 1.1139012752717927
+    q = q * t + 2.1969308423941736
+    q = q * t + 2.9925397857938414
+    q = q * t + 2.527072213793299
+    q = q * t + 1.0
+    return p / q
+
+
+def _density(t: Any) -> Any:
+    """Return m and s with exp(-t**2 / 2) = m * s, 0 <= t <= 40; the square's high part is exact."""
+    high = _rounded(t, 1.5 * 2.0**32)
+    return _exp(high * high * -0.5, (t - high) * (t + high) * -0.5)
+
+
+def _gelu(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 39.0)
+    m, s = _density(t)
+    tail = _tail(t) * m
+    return where(less(u, 0.0), (0.0 - t) * tail * s, u * (1.0 - tail * s))
+
+
+def _gelu_derivative(u: Any, a: Any) -> Any:
+    t = _magnitude(u, 39.0)
+    m, s = _density(t)
+    below = m * (_tail(t) - t * 0.3989422804014327) * s  # 1 / sqrt(2 * pi)
+    return where(less(u, 0.0), below, 1.0 - below)
+
+
 class Activation(NamedTuple):
     """An activation: value(u, a), its derivative(u, a) by u, and what a is if there is one."""
 
@@ -101,6 +311,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_derivative, 0.01, "negative_slope"),
     "relu6": Activation(_relu6, _relu6_derivative),
     "hardswish": Activation(_hardswish, _hardswish_derivative),
+    "silu": Activation(_silu, _silu_derivative),
+    "gelu": Activation(_gelu, _gelu_derivative),
+    "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_derivative),
+    "tanh": Activation(_tanh, _tanh_derivative),
+    "sigmoid": Activation(_sigmoid, _sigmoid_derivative),
+    "elu": Activation(_elu, _elu_derivative, 1.0, "alpha"),
+    "selu": Activation(_selu, _selu_derivative),
 }
 
 _PRIMITIVES = ("less", "where", "number", "power_of_two")
