@@ -24,6 +24,10 @@ def _number(c: Any) -> Any:
     return np.float64(c)
 
 
+def _power_of_two(k: Any) -> Any:
+    return _activations.power_of_two(np.float64(k))  # in the simulator, a number that was chosen is Python's
+
+
 def _power_of_two_code(typing: Any, k: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bias = ir.Constant(ir.DoubleType(), 2.0**52 + 1023.0)
@@ -37,7 +41,7 @@ _PRIMITIVES = {
     "less": helper(_less),
     "where": helper(_where),
     "number": helper(_number),
-    "power_of_two": _activations.power_of_two if SIMULATED or intrinsic is None else intrinsic(_power_of_two_code),
+    "power_of_two": _power_of_two if SIMULATED or intrinsic is None else intrinsic(_power_of_two_code),
 }
 
 
