@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from normdrop import _activations
+from normdrop import _activations, _exponentials
 from normdrop._cuda.launch import SIMULATED, helper, intrinsic, types
 
 
@@ -25,7 +25,7 @@ def _number(c: Any) -> Any:
 
 
 def _power_of_two(k: Any) -> Any:
-    return _activations.power_of_two(np.float64(k))  # in the simulator, a number that was chosen is Python's
+    return _exponentials.power_of_two(np.float64(k))  # in the simulator, a number that was chosen is Python's
 
 
 def _power_of_two_code(typing: Any, k: Any) -> Any:

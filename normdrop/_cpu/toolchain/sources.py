@@ -22,7 +22,8 @@ def digests() -> tuple[str, ...]:
     names = [f"_cpu/{room}{name}" for room, path in rooms.items() for name in _modules(path)]
     if len(names) < len(rooms):
         raise OSError("the modules of the package cannot be listed")
-    return tuple(map(_digest_of_source, ("_philox", "_formulas", "_activations", *names)))
+    arithmetic = ("_philox", "_formulas", "_exponentials", "_activations")
+    return tuple(map(_digest_of_source, (*arithmetic, *names)))
 
 
 def _modules(path: str) -> list[str]:
