@@ -103,6 +103,15 @@ def tests_cuda(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_arm(session: nox.Session) -> None:
+    """Run the tests of bits in an emulated Python for Arm, for half an hour, and write what came out into the docs."""
+    session.install(TESTS)
+    arm = session.run("tests/emulated_arm.sh", "build/arm", external=True, silent=True).strip()
+    env = {"NORMDROP_ARM": arm, "NORMDROP_ARM_REPORT": str(Path("docs", "_arm.md").resolve())}
+    session.run("pytest", "tests/cpu/test_arm.py", "-m", "arm", "-v", "--durations=0", *session.posargs, env=env)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run every line and branch: kernels as plain Python, what generates their code with the JIT, arrays on a GPU."""
     counted = "--cov", "--cov-report="

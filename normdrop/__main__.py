@@ -260,7 +260,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})"
     for module in (np, numba, llvmlite, scipy):
         yield module.__name__, module.__version__
-    yield "processor", target.cpu_name()
+    yield "processor", f"{target.cpu_name()} ({platform.machine()})"
     yield "vectors", f"{target.vector_width()} bits"
     safe, reason = launch.explain_parallel()
     try:

@@ -1,6 +1,6 @@
 """Forks and interrupts: what a fork waits for, whether there was one, and what cannot be begun again in its midst.
 
-A leaf that every import of normdrop brings in.
+A leaf that every import of normdrop brings in, and so the place where a system that it cannot serve is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+
+def refuse_other_systems() -> None:
+    """Raise an ImportError unless this Python is a 64-bit one on a little-endian processor."""
+    if sys.byteorder != "little" or sys.maxsize < 1 << 62:
+        raise ImportError(
+            "normdrop needs a 64-bit Python on a little-endian processor, such as x86-64 or Arm (aarch64); this one is "
+            f"{sys.maxsize.bit_length() + 1}-bit and {sys.byteorder}-endian"
+        )
+
+
+refuse_other_systems()
 
 _pid = os.getpid()
 _loading = threading.RLock()

@@ -232,7 +232,7 @@ def test_kernels_without_instructions_for_float16_give_the_same_bits(monkeypatch
     mask = np.arange(655) % 3 != 0
     expected = np.empty_like(x)
     launchers.apply_mask(expected.reshape(655, 1, 100), x.reshape(655, 1, 100), np.repeat(mask[:, None], 100, 1), 0.5)
-    monkeypatch.setattr(half, "_has_half_instructions", lambda: False)
+    monkeypatch.setattr(half.target, "has_half_instructions", lambda: False)
     fresh = launch.Kernel(given_masks.mask_planes.function, given_masks.mask_planes.arguments)
     y = np.full_like(x, 7)
     fresh.variant(kind, x.size)(half.stored(y), half.stored(x), mask, 100, 0.5)

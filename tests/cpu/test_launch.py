@@ -271,3 +271,29 @@ def test_vectors_are_as_wide_as_numba_is_told(monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(target.config, "CPU_FEATURES", features)
     assert target.vector_width() == width
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "arm", "half"),
+    [
+        ("x86_64-unknown-linux-gnu", "", False, False),
+        ("x86_64-unknown-linux-gnu", "+avx2,+f16c", False, True),
+        ("aarch64-unknown-linux-gnu", "", True, True),
+        ("arm64-apple-darwin24.1.0", "", True, True),
+    ],
+)
+def test_the_target_says_whether_it_is_arm_and_converts_halves(monkeypatch, triple, features, arm, half) -> None:
+    from normdrop._cpu.toolchain import target
+
+    monkeypatch.setattr(target.config, "CPU_FEATURES", features)
+    monkeypatch.setattr(target.llvm, "get_process_triple", lambda: triple)
+    assert (target.is_arm(), target.has_half_instructions()) == (arm, half)
+
+
+def test_info_names_the_processor_and_its_kind() -> None:
+    from normdrop import __main__
+    from normdrop._cpu.toolchain import target
+
+    facts = dict(__main__._facts())
+    assert facts["processor"] == f"{target.cpu_name()} ({platform.machine()})"
+    assert facts["vectors"] == f"{target.vector_width()} bits"

@@ -144,7 +144,7 @@ def test_every_value_is_read_exactly_and_every_float32_rounded_to_the_nearest_ev
 
 @pytest.mark.jit
 def test_conversions_are_the_same_without_instructions_for_float16(in_subprocess) -> None:
-    code = "from normdrop._cpu import half\nassert not half._has_half_instructions()\ncheck(1)\n"
+    code = "from normdrop._cpu.lanes import half\nassert not half.target.has_half_instructions()\ncheck(1)\n"
     in_subprocess(CONVERSIONS + code, NUMBA_CPU_NAME="generic")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from importlib import metadata
 
 import pytest
 
 import normdrop
-from normdrop import functional, layers
+from normdrop import _process, functional, layers
 
 HEAVY = ["numba", "llvmlite", "scipy", "torch", "tensorflow", "matplotlib", "sklearn", "pandas", "cupy", "rich"]
 
@@ -23,6 +24,28 @@ LOADED = f"""
 
 def test_importing_loads_no_compiler_no_framework_and_prints_nothing(in_subprocess):
     assert in_subprocess(LOADED + "    import normdrop\n    print(loaded())", silent=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("byteorder", "big", "this one is 64-bit and big-endian"),
+        ("maxsize", 2**31 - 1, f"this one is 32-bit and {sys.byteorder}-endian"),
+    ],
+)
+def test_a_system_that_is_32_bit_or_big_endian_is_refused_at_import(in_subprocess, monkeypatch, name, value, words):
+    code = f"""
+    import numpy, sys
+    sys.{name} = {value!r}
+    try:
+        import normdrop
+    except ImportError as error:
+        print(error)
+    """
+    assert words in in_subprocess(code)
+    monkeypatch.setattr(sys, name, value)
+    with pytest.raises(ImportError, match=words):
+        _process.refuse_other_systems()
 
 
 def test_making_layers_and_streams_still_loads_no_compiler(in_subprocess):

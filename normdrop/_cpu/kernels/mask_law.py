@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba.extending import models, register_model
 
 from normdrop import _philox
 from normdrop._cpu.lanes.bits import load_bits
-from normdrop._cpu.lanes.simd import LANES, broadcast, compiled_as, keep_vectors_whole
+from normdrop._cpu.lanes.simd import LANES, broadcast, compiled_as, keep_vectors_whole, pieces
 from normdrop._cpu.toolchain import target
 
 GROUP = 128  # elements whose bits come from one vector of counters: 16 lanes, 4 words, 2 halves
@@ -29,6 +30,12 @@ _HALF, _SHIFTS = np.uint64(0xFFFF), (np.uint64(0), np.uint64(16))
 def _constant(vector: ir.VectorType, value: int | list[int]) -> ir.Constant:
     values = value if isinstance(value, list) else [value] * vector.count
     return ir.Constant(vector, [ir.Constant(vector.element, v) for v in values])
+
+
+def _places(places: Iterable[int]) -> ir.Constant:
+    """Where the lanes of a shuffled vector come from."""
+    lanes = list(places)
+    return _constant(ir.VectorType(_I32, len(lanes)), lanes)
 
 
 class _DrawsType(types.Type):
@@ -58,21 +65,29 @@ class _Philox:
     product.
     """
 
+    vector = _WIDE
+    offsets = tuple(list(range(start, start + LANES, 2)) for start in (0, 1, LANES, LANES + 1))  # of the counters
+    at_once = 1  # vectors of narrow registers whose rounds go side by side
+
     def __init__(self, builder: Any, pair: Any, call: Any, keys: list[Any]) -> None:
         self.builder = builder
         low = ir.Constant(_I64, 0xFFFFFFFF)
         first = builder.shl(pair, ir.Constant(_I64, 5))
         shift = ir.Constant(_I64, 32)
-        uniform = [builder.lshr(first, shift), builder.and_(call, low), builder.lshr(call, shift)]
-        self.uniform = [broadcast(builder, word, _WIDE.count) for word in uniform]
-        base = broadcast(builder, builder.and_(first, low), _WIDE.count)
-        starts = [LANES * group + odd for group in range(PAIR // GROUP) for odd in (0, 1)]
-        self.counters = [builder.add(base, _constant(_WIDE, list(range(n, n + LANES, 2)))) for n in starts]
+        self.uniform = [
+            self.same(word) for word in (builder.lshr(first, shift), builder.and_(call, low), builder.lshr(call, shift))
+        ]
+        base = self.same(builder.and_(first, low))
+        self.counters = [builder.add(base, _constant(self.vector, offsets)) for offsets in self.offsets]
         weyl = (_philox.WEYL_0, _philox.WEYL_1)
         self.keys = [
             [builder.add(key, ir.Constant(_I64, step * r)) for key, step in zip(keys, weyl, strict=True)]
             for r in range(_philox.ROUNDS)
         ]
+
+    def same(self, word: Any) -> Any:
+        """A 64-bit number in every lane."""
+        return broadcast(self.builder, word, self.vector.count)
 
     def words(self, flip: int) -> list[Any]:
         """The four words of the first group's counters, then of the second's; `flip` is xor-ed to the fourth of each.
@@ -80,12 +95,13 @@ class _Philox:
         A round waits for the one before, so that all vectors take it before the next where registers hold them all.
         """
         c1, c2, c3 = self.uniform
-        c3 = self.builder.xor(c3, _constant(_WIDE, flip))
+        c3 = self.builder.xor(c3, _constant(self.vector, flip))
         states = [(counter, c1, c2, c3) for counter in self.counters]
-        if target.vector_width() >= 512:
-            states = self._rounds(states)
-        else:
-            states = [self._rounds([state])[0] for state in states]
+        n = len(states) if target.vector_width() >= 512 else self.at_once
+        return self.joined([done for i in range(0, len(states), n) for done in self._rounds(states[i : i + n])])
+
+    def joined(self, states: list[tuple[Any, ...]]) -> list[Any]:
+        """The words in the order of the counters."""
         parts = [[self.builder.bitcast(word, _WORDS) for word in state] for state in states]
         places = _constant(_WORDS, [lane // 2 * 2 + lane % 2 * LANES for lane in range(LANES)])
         groups = [zip(*parts[i : i + 2], strict=True) for i in range(0, len(parts), 2)]
@@ -93,29 +109,75 @@ class _Philox:
 
     def _rounds(self, states: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         for keys in self.keys:
-            k0, k1 = (broadcast(self.builder, key, _WIDE.count) for key in keys)
+            k0, k1 = (self.same(key) for key in keys)
             states = [self._round(state, k0, k1) for state in states]
         return states
 
     def _round(self, state: tuple[Any, ...], k0: Any, k1: Any) -> tuple[Any, ...]:
         c0, c1, c2, c3 = state
-        p0, p1 = self._product(c0, _philox.MULTIPLIER_0), self._product(c2, _philox.MULTIPLIER_1)
-        return self._mixed(p1, c1, k0), p1, self._mixed(p0, c3, k1), p0
+        p0, p1 = self.product(c0, _philox.MULTIPLIER_0), self.product(c2, _philox.MULTIPLIER_1)
+        mixed = [
+            self.builder.xor(self.builder.xor(self.high(product), word), key)
+            for product, word, key in ((p1, c1, k0), (p0, c3, k1))
+        ]
+        return mixed[0], self.low(p1), mixed[1], self.low(p0)
 
-    def _product(self, word: Any, multiplier: int) -> Any:
+    def product(self, word: Any, multiplier: int) -> Any:
+        """Products in 64-bit lanes."""
         low = self.builder.and_(word, _constant(_WIDE, 0xFFFFFFFF))
         return self.builder.mul(low, _constant(_WIDE, multiplier))
 
-    def _mixed(self, product: Any, word: Any, key: Any) -> Any:
-        high = self.builder.lshr(product, _constant(_WIDE, 32))
-        return self.builder.xor(self.builder.xor(high, word), key)
+    def high(self, product: Any) -> Any:
+        """The products' high words."""
+        return self.builder.lshr(product, _constant(product.type, 32))
+
+    def low(self, product: Any) -> Any:
+        """The products' low words."""
+        return product
+
+
+class _NeonPhilox(_Philox):
+    """As `_Philox`, four words in 32-bit lanes.
+
+    NEON multiplies two or the other two to 64-bit lanes (umull, umull2), and takes all low or all high words of both
+    products in one step (uzp1, uzp2): fewer steps than to narrow before each product, and half as many for the others.
+    """
+
+    vector = ir.VectorType(_I32, 4)
+    offsets = tuple(list(range(start, start + 4)) for start in range(0, 2 * LANES, 4))
+    at_once = 4
+
+    def same(self, word: Any) -> Any:
+        return super().same(self.builder.trunc(word, _I32))
+
+    def joined(self, states: list[tuple[Any, ...]]) -> list[Any]:
+        groups = [zip(*states[i : i + 4], strict=True) for i in range(0, len(states), 4)]
+        return [functools.reduce(self._concatenated, parts) for group in groups for parts in group]
+
+    def _concatenated(self, a: Any, b: Any) -> Any:
+        n = a.type.count
+        b = b if b.type == a.type else self.builder.shuffle_vector(b, b, _places([*range(4), *[0] * (n - 4)]))
+        return self.builder.shuffle_vector(a, b, _places(range(n + 4)))
+
+    def product(self, word: Any, multiplier: int) -> Any:
+        wide = ir.VectorType(_I64, 2)
+        halves = [self.builder.zext(half, wide) for half in pieces(self.builder, word, 2)]
+        return [
+            self.builder.bitcast(self.builder.mul(half, _constant(wide, multiplier)), self.vector) for half in halves
+        ]
+
+    def high(self, product: Any) -> Any:
+        return self.builder.shuffle_vector(*product, _places([1, 3, 5, 7]))
+
+    def low(self, product: Any) -> Any:
+        return self.builder.shuffle_vector(*product, _places([0, 2, 4, 6]))
 
 
 def _draw_typing(_context: Any, pair: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         keep_vectors_whole(builder)
         pair, call, key0, key1, threshold = args
-        philox = _Philox(builder, pair, call, [key0, key1])
+        philox = (_NeonPhilox if target.is_arm() else _Philox)(builder, pair, call, [key0, key1])
         t_high, t_low = (
             broadcast(builder, builder.trunc(builder.lshr(threshold, ir.Constant(_I64, shift)), _I16), _HALVES.count)
             for shift in (16, 0)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import config, types
+from numba import types
+
+from normdrop._cpu.toolchain import target
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +72,7 @@ def read(builder: Any, dtype: Any, lanes: Any) -> Any:
     code = _Code(builder, lanes.type.count)
     if dtype.signed:
         return code.as_float(code.shifted_left(code.wide(lanes), 16))
-    if _has_half_instructions():
+    if target.has_half_instructions():
         return builder.fpext(builder.bitcast(lanes, ir.VectorType(ir.HalfType(), code.n)), code.floats)
     return code.from_half(code.wide(lanes))
 
@@ -79,24 +80,18 @@ def read(builder: Any, dtype: Any, lanes: Any) -> Any:
 def written(builder: Any, dtype: Any, value: Any, lanes: Any) -> Any:
     """Code for what to store in an array of `dtype` of lanes of `value`'s type."""
     n = lanes.type.count
-    target = value_type(dtype)
-    if value != target:
+    if value != value_type(dtype):
         lanes = builder.fptrunc(lanes, ir.VectorType(ir.FloatType(), n))
     if not isinstance(dtype, types.Integer):
         return lanes
     code = _Code(builder, n)
     if dtype.signed:
         bits = code.to_bfloat(lanes)
-    elif _has_half_instructions():
+    elif target.has_half_instructions():
         return builder.bitcast(builder.fptrunc(lanes, ir.VectorType(ir.HalfType(), n)), ir.VectorType(_I16, n))
     else:
         bits = code.to_half(lanes)
     return builder.trunc(bits, ir.VectorType(_I16, n))
-
-
-def _has_half_instructions() -> bool:
-    features = llvm.get_host_cpu_features().flatten() if config.CPU_FEATURES is None else config.CPU_FEATURES
-    return "+f16c" in features.split(",")
 
 
 class _Code:

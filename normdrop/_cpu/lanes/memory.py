@@ -27,6 +27,7 @@ from normdrop._cpu.lanes.simd import (
     short_name,
     vector_of,
 )
+from normdrop._cpu.toolchain import target
 
 STREAM_ALIGNMENT = 16  # bytes, what NumPy gives every array; adjacent stores are joined to cache lines
 CACHE_LINE = 64  # bytes
@@ -238,7 +239,9 @@ def splat_for(x: Any, value: Any) -> Any:
 
 def _stream_typing(_typing_context: Any, y: Any, i: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for stored in _stored(context, builder, y, value, args, STREAM_ALIGNMENT * 8 // y.dtype.bitwidth):
+        # Arm streams two registers at once, x86 one; adjacent ones are joined to longer ones.
+        n_bytes = STREAM_ALIGNMENT * (2 if target.is_arm() else 1)
+        for stored in _stored(context, builder, y, value, args, n_bytes * 8 // y.dtype.bitwidth):
             stored.align = STREAM_ALIGNMENT
             stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
         return context.get_dummy_value()

@@ -23,6 +23,16 @@ def vector_width() -> int:
     return max((width for name, width in widths.items() if name in features), default=128)
 
 
+def is_arm() -> bool:
+    """Whether kernels are compiled for Arm's 64-bit processors, all of which have NEON."""
+    return str(llvm.get_process_triple()).startswith(("aarch64", "arm64"))
+
+
+def has_half_instructions() -> bool:
+    """Whether there are instructions that turn float16 into float32 and back."""
+    return is_arm() or "+f16c" in _features().split(",")
+
+
 def description() -> tuple[str, ...]:
     """Return all from which Numba makes out for which CPU to compile."""
     return llvm.get_process_triple(), cpu_name(), _features(), str(config.ENABLE_AVX)
