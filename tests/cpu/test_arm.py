@@ -1,8 +1,8 @@
 """The same bits on Arm: kernels that are compiled for NEON, and run, by an emulated Python.
 
 `tests/emulated_arm.sh` makes that Python, and NORMDROP_ARM names its command; `nox -s tests_arm` does both. The
-emulated processes share one kernel cache, because compiling takes long there. An emulator shows neither how fast Arm is
-nor what its processors may reorder between threads.
+emulated processes share one kernel cache, empty at first, because compiling takes long there. An emulator shows neither
+how fast Arm is nor what its processors may reorder between threads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def run(*arguments: str, timeout: float = 2400, **env: str) -> str:
         done = subprocess.run(
             [ARM, *arguments],
-            env=ordinary | {"PYTHONPATH": str(folder)} | env,
+            env=ordinary | {"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "kernels")} | env,
             cwd=ROOT,
             capture_output=True,
             text=True,
