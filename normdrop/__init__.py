@@ -15,6 +15,7 @@ from normdrop.layers import (
     Layer,
 )
 from normdrop.random import MaskStream, seed
+from normdrop.statistics import ChannelStatistics
 
 __version__ = "0.1.0.dev0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "ChannelStatistics",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
