@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _device, _process
+from normdrop import _device, _exact, _process
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float64]
 
-_FLOAT32, _FLOAT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.bool_))
+_FLOAT32, _FLOAT64, _INT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.int64, np.bool_))
 _WORD, _MAX_CALL = 2**32, 2**63
 
 _serving: dict[type, Any] = {}
@@ -70,6 +71,13 @@ def moments(statistics: Vectors, x: Array) -> None:
     _batch(x)
     _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
     select(x).moments(statistics, x)
+
+
+def exact_sums(sums: Integers, x: Array) -> None:
+    """Sums of values and squares of each channel, without rounding."""
+    _batch(x)
+    _result("sums", sums, (x.shape[1], _exact.grid_of(x.dtype).n_columns), _INT64, x)
+    select(x).exact_sums(sums, x)
 
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:

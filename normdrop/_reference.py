@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from normdrop import _exact
+
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -107,6 +110,17 @@ def moments(statistics: Vectors, x: Array) -> None:
     offset = shifted.mean(axis=(0, 2), keepdims=True)
     statistics[0] = (shift + offset)[0, :, 0]
     statistics[1] = np.square(shifted - offset).mean(axis=(0, 2))
+
+
+def exact_sums(sums: Integers, x: Array) -> None:
+    """Set sums[c] = limbs of sum(x), those of sum(x * x), counts of NaN, +inf, -inf, as `normdrop._exact` lays out."""
+    unit, n, n_squares = _exact.grid_of(x.dtype)
+    for c, values in enumerate(_wide(x).swapaxes(0, 1)):
+        finite = [value.as_integer_ratio() for value in values[np.isfinite(values)].tolist()]
+        s = sum((a << unit) // b for a, b in finite)  # b is a power of two, and divides
+        t = sum((a * a << 2 * unit) // (b * b) for a, b in finite)
+        sums[c, :-3] = _exact.limbs(s, n) + _exact.limbs(t, n_squares)
+        sums[c, -3:] = [np.count_nonzero(kind) for kind in (np.isnan(values), values == np.inf, values == -np.inf)]
 
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from normdrop import _cpu, functional
+from normdrop import _cpu, _exact, functional
 
 PAGE = mmap.PAGESIZE
 NAN = 0xFF
@@ -149,6 +149,8 @@ def batch(shape: tuple[int, ...], dtype: Any) -> None:
     given = {"y": y, "x": x, "statistics": rows, "gamma": gamma, "beta": beta, "eps": 1e-5}
     check("batch_norm", given, ("y", "statistics"), ("y", "x"))
     check("moments", {"statistics": rows, "x": x}, ("statistics",), None)
+    sums = _unset(np.empty((n, _exact.grid_of(x.dtype).n_columns), np.int64))
+    check("exact_sums", {"sums": sums, "x": x}, ("sums",), None)
     statistics = np.stack([np.full(n, 3.0), np.full(n, 4.0), np.full(n, 0.5)])
     check("normalize", {"y": y, "x": x, "vectors": statistics}, ("y",), ("y", "x"))
     sums = _unset(np.empty((2, n)))

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import config
 
+from normdrop import _exact
 from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
+from normdrop._cpu.kernels import exact_sums as exact
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.toolchain.launch import Kernel, threads
@@ -23,6 +25,7 @@ from normdrop._cpu.tuning import CHANNEL_SLAB, PARALLEL_SIZE
 Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Vectors: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
 Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
 
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
@@ -66,6 +69,15 @@ def moments(statistics: Vectors, x: Array) -> None:
     """Fill mean and biased variance of each channel."""
     run, work = _plan("moments", x.shape, x.itemsize)
     run.variant(x.dtype, x.size)(statistics, stored(x), scratch(work))
+
+
+def exact_sums(sums: Integers, x: Array) -> None:
+    """Fill sum(x) and sum(x * x) of each channel, exactly, and the counts of what is not finite."""
+    grid = _exact.grid_of(x.dtype)
+    n_parts = threads() if x.size >= PARALLEL_SIZE else 1
+    work = scratch((n_parts * x.shape[1], grid.n_columns)).view(np.int64)
+    run = exact.exact_sums.variant(x.dtype, x.size)
+    run(sums, stored(x), work, *grid, grid is _exact.WIDE, exact.CARRY_AFTER)
 
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from normdrop import _reference
 from normdrop._cuda import masks, merging, normalization, transposed
 from normdrop._cuda import moments as sums_of
 from normdrop._cuda.arrays import DeviceArray
@@ -98,6 +99,13 @@ def _merged_gradients(
 def moments(statistics: DeviceArray, x: DeviceArray) -> None:
     """Fill mean and biased variance of each channel."""
     _merged_moments(statistics, x, statistics, statistics, 0.0)
+
+
+def exact_sums(sums: DeviceArray, x: DeviceArray) -> None:
+    """Fill exact sums of each channel: on the host, by the reference, for there is no kernel yet."""
+    filled = np.empty(sums.shape, np.int64)
+    _reference.exact_sums(filled, x.to_host())
+    sums.assign(filled)
 
 
 def normalize(y: DeviceArray, x: DeviceArray, vectors: DeviceArray) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normdrop import _backend, _reference
+from normdrop import _backend, _exact, _reference
 
 pytestmark = pytest.mark.kinds
 
 _SOURCE = ast.parse(inspect.getsource(_reference))
 _LAUNCHERS = {"keep_mask", "dropout", "dropout_transposed", "apply_mask", "moments", "normalize", "batch_norm"}
-_LAUNCHERS |= {"inference_vectors", "parameter_gradients", "batch_norm_backward", "update_running"}
+_LAUNCHERS |= {"inference_vectors", "parameter_gradients", "batch_norm_backward", "update_running", "exact_sums"}
 
 
 def _launchers() -> list[str]:
@@ -155,6 +155,18 @@ def test_cpu_running_statistics_have_the_bits_of_the_reference(n_channels: int, 
         assert expected.dtype == computed.dtype == np.float64
         assert not np.isnan(expected).any()
         assert computed.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", list(_BOUNDS))
+@pytest.mark.parametrize("shape", [*_SHAPES, (1, 1, 0), (1, 1, 65_551), (65_551, 1, 1)], ids=str)
+def test_cpu_exact_sums_have_the_bits_of_the_reference(shape: tuple[int, int, int], dtype: str) -> None:
+    from normdrop import _cpu
+
+    x = np.random.default_rng(sum(shape)).normal(size=shape).astype(_dtype(dtype))
+    expected, computed = np.empty((2, shape[1], _exact.grid_of(x.dtype).n_columns), np.int64)
+    _reference.exact_sums(expected, x)
+    assert _cpu.exact_sums(computed, x) is None
+    np.testing.assert_array_equal(computed, expected)
 
 
 @pytest.mark.parametrize("dtype", list(_BOUNDS))

@@ -172,7 +172,7 @@ def test_an_array_a_pickle_a_copy_and_a_state_hold_everything():
     block = statistics.to_array()
     assert (block.dtype, block.shape, block.flags.c_contiguous) == (np.float64, (4, 3), True)
     block[:] = 7
-    statistics.state_dict()["mean"][:] = 7
+    statistics.state_dict()["statistics"][:] = 7
     statistics.n[:] = 7
     assert statistics == twins[0]
 
@@ -220,7 +220,8 @@ def test_what_is_wrong_is_refused_by_name(call, error, words):
 def test_a_state_that_is_refused_changes_nothing():
     statistics = ChannelStatistics.of(X)
     before = statistics.copy()
-    for change in ({"n": -np.ones(3)}, {"m2": np.ones(2)}, {"extra": np.ones(3)}):
+    narrow = ChannelStatistics.of(X[:, :2]).to_array()
+    for change in ({"statistics": -statistics.to_array()}, {"statistics": narrow}, {"extra": np.ones(3)}):
         with pytest.raises(ValueError, match="must"):
             statistics.load_state_dict(statistics.state_dict() | change)
     with pytest.raises(ValueError, match="channels"):

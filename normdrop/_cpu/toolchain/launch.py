@@ -67,7 +67,7 @@ class Kernel:
         One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's
         dtype, ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``d`` flat float64
         input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean input and output,
-        ``h`` flat uint16. Scalars: ``n`` int64, ``f`` float64.
+        ``h`` flat uint16, ``L`` int64 output with two axes. Scalars: ``n`` int64, ``f`` float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
@@ -119,6 +119,7 @@ def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] |
         "M": array(types.boolean, 1, writable=True),
         "m": array(types.boolean, 1, writable=False),
         "h": array(types.uint16, 1, writable=True),
+        "L": array(types.int64, 2, writable=True),
         "n": types.int64,
         "f": types.float64,
     }
