@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process
+from normdrop import _checks, _process, _progress
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
 
@@ -60,30 +57,10 @@ def warmup(
     kinds = dtypes if isinstance(dtypes, (list, tuple, set)) else [dtypes]
     wanted = [_checks.input_dtype(kind, "dtypes") for kind in kinds]
     parallel = _checks.flag(parallel, "parallel")
-    if progress is None:
-        progress = sys.stderr.isatty()
 
     jobs = list(_process.load("normdrop._cpu.compilations").compilations(names, wanted, parallel=parallel))
-    with _bar(_checks.flag(progress, "progress"), len(jobs)) as advance:
+    with _progress.bar(progress, "compiling kernels", len(jobs)) as advance:
         for job in jobs:
             job()
             advance()
     return len(jobs)
-
-
-@contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Any]:
-    """A function that moves the progress bar on by one."""
-    if not shown:
-        yield lambda: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        yield lambda: None
-        return
-    columns = TextColumn("compiling kernels"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)

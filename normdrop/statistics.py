@@ -32,6 +32,10 @@ class ChannelStatistics:
     exact : bool, default False
         Whether sums are kept without rounding.
 
+    See Also
+    --------
+    BatchNorm.fit : running statistics of data in pieces.
+
     Notes
     -----
     Parts merge by Chan's formula [1]_, with the mean in two float64, so that many of them lose no digits. Bits depend

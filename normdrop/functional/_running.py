@@ -145,7 +145,7 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bo
         if channels.size and on_nonfinite == "skip":
             return False
         if channels.size:
-            raise FloatingPointError(_nonfinite_message(channels, batch))
+            raise FloatingPointError(nonfinite_message(channels, batch))
     if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray:
         try:
             _backend.update_running(mean, var, statistics, momentum, correction)
@@ -160,7 +160,8 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bo
     return True
 
 
-def _nonfinite_message(channels: npt.NDArray[np.intp], batch: Vectors) -> str:
+def nonfinite_message(channels: npt.NDArray[np.intp], batch: Vectors) -> str:
+    """Say which channels of a batch, [mean, variance], are not finite."""
     c, more = channels[0], f" and {channels.size - 1} more" if channels.size > 1 else ""
     return (
         f"the batch has no finite mean and variance in channel {c}{more} "

@@ -14,6 +14,7 @@ from normdrop.functional import BatchNormContext, InferenceContext
 from normdrop.functional import _running as running
 from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter, writable
 from normdrop.layers.base import Array, Layer
+from normdrop.layers.population import Population
 from normdrop.random import RNG, as_generator, check_rng
 
 _STATE = ("gamma", "beta", "running_mean", "running_var")
@@ -35,7 +36,7 @@ def _running(values: object, name: str, own: dict[str, Any]) -> None:
     running.check(values, name, own["num_features"])
 
 
-class BatchNorm(Layer):
+class BatchNorm(Population, Layer):
     r"""Normalize each channel by the statistics of the batch, or in inference by running ones.
 
     .. math:: y = \gamma_c \, \frac{x - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + \beta_c
