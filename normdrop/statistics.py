@@ -270,13 +270,7 @@ class ChannelStatistics:
         return type(self).from_array, (self._block,)
 
     def state_dict(self) -> dict[str, Array]:
-        """Return copies of everything by name.
-
-        Returns
-        -------
-        dict
-            ``statistics``: what `to_array` returns.
-        """
+        """Return copies of everything by name: ``statistics``, what `to_array` returns."""
         return {"statistics": self._block.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
