@@ -129,6 +129,15 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
     select(x).batch_norm_backward(dx, dy, x, sums, statistics, gamma)
 
 
+def input_gradient(dx: Array, dy: Array, x: Array, vectors: Vectors) -> None:
+    """dx by given sums."""
+    _batch(x)
+    _result("dx", dx, x.shape, x.dtype, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _input("vectors", vectors, (4, x.shape[1]), _FLOAT64, x)
+    select(x).input_gradient(dx, dy, x, vectors)
+
+
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """running = momentum * running + (1 - momentum) * batch."""
     _result("running_mean", mean, (mean.size,), _FLOAT64, mean)

@@ -157,6 +157,12 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
     dx[...] = _rounded(residual * _column(gamma * inv_std), dx.dtype)
 
 
+def input_gradient(dx: Array, dy: Array, x: Array, vectors: Vectors) -> None:
+    """Set dx = (dy - mean_dy - (x - mean) * slope) * scale per channel; vectors = [mean, mean_dy, slope, scale]."""
+    mean, mean_dy, slope, scale = map(_column, vectors)
+    dx[...] = _rounded((_wide(dy) - mean_dy - (_wide(x) - mean) * slope) * scale, dx.dtype)
+
+
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """Set running = momentum * running + (1 - momentum) * batch, the variance times `correction`.
 

@@ -157,6 +157,8 @@ def batch(shape: tuple[int, ...], dtype: Any) -> None:
     check("parameter_gradients", {"sums": sums, "dy": dy, "x": x, "statistics": statistics}, ("sums",), None)
     given = {"dx": y, "dy": dy, "x": x, "sums": sums, "statistics": statistics, "gamma": gamma}
     check("batch_norm_backward", given, ("dx", "sums"), ("dx", "dy"))
+    vectors = np.stack([np.full(n, value) for value in (3.0, 0.5, 0.1, 2.0)])
+    check("input_gradient", {"dx": y, "dy": dy, "x": x, "vectors": vectors}, ("dx",), ("dx", "dy"))
 
 
 def channels(n: int, dtype: Any) -> None:

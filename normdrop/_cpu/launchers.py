@@ -14,7 +14,16 @@ import numpy.typing as npt
 from numba import config
 
 from normdrop import _exact
-from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
+from normdrop._cpu.kernels import (
+    columns,
+    drawn_masks,
+    given_masks,
+    input_gradients,
+    per_channel,
+    planes,
+    rows,
+    transposed,
+)
 from normdrop._cpu.kernels import exact_sums as exact
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.lanes.simd import LANES
@@ -103,6 +112,16 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
     run, work = _plan("backward", x.shape, x.itemsize)
     variant = run.variant(x.dtype, x.size, gamma.dtype)
     variant(stored(dx), stored(dy), stored(x), sums, statistics, gamma, scratch(work))
+
+
+def input_gradient(dx: Array, dy: Array, x: Array, vectors: Vectors) -> None:
+    """Fill dx = (dy - mean_dy - (x - mean) * slope) * scale per channel."""
+    if _by_rows(x.shape):
+        work = scratch(rows.workspace_shape(x.shape))
+        run = input_gradients.row_gradient.variant(x.dtype, x.size)
+        run(stored(dx), stored(dy), stored(x), vectors, work)
+    else:
+        input_gradients.plane_gradient.variant(x.dtype, x.size)(stored(dx), stored(dy), stored(x), vectors)
 
 
 def inference_vectors(vectors: Vectors, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> None:

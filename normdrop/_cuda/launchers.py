@@ -157,10 +157,16 @@ def batch_norm_backward(
 ) -> None:
     """Fill sums = [dgamma, dbeta], and dx = gamma * inv_std * (dy - dbeta/n - x_hat * dgamma/n): three kernels."""
     outer, n_channels, inner = x.shape
-    plan = _plan(x.shape)
-    aligned = _aligned(plan.by_rows, x, dy, dx)
     vectors = scratch(x, 4 * n_channels, 1)
     _merged_gradients(sums, dy, x, statistics, vectors, gamma.astype(_FLOAT64), outer * inner)
+    input_gradient(dx, dy, x, vectors)
+
+
+def input_gradient(dx: DeviceArray, dy: DeviceArray, x: DeviceArray, vectors: DeviceArray) -> None:
+    """Fill dx = (dy - mean_dy - (x - mean) * slope) * scale per channel."""
+    outer, n_channels, inner = x.shape
+    plan = _plan(x.shape)
+    aligned = _aligned(plan.by_rows, x, dy, dx)
     if plan.by_rows:
         shape = n_channels * inner, inner, outer
         normalization.row_gradient(x.dtype, plan.blocks, dx, dy, x, vectors, *shape, plan.shift, aligned)

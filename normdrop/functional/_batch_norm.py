@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from normdrop import _backend, _checks, _device, _overlap
 from normdrop._passes import Pass
 from normdrop.functional import _per_channel as per_channel
+from normdrop.functional import _shared as shared
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -32,6 +34,8 @@ class BatchNormContext(NamedTuple):
     """Number that was added to the variance."""
     parameter_dtype: np.dtype[Any] | None = None
     """Dtype of the gradients of gamma and beta; None is that of x."""
+    n_shared: int | None = None
+    """Number of values per channel of a batch that processes share, of which x is a part; None: x is all of it."""
 
     @property
     def mean(self) -> Vector:
@@ -50,7 +54,9 @@ class BatchNormContext(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Number of values per channel."""
+        """Number of values per channel, in all processes that share the batch."""
+        if self.n_shared is not None:
+            return self.n_shared
         shape = _checks.array(self.x, "context.x").shape
         n_channels = shape[self.channel_axis]
         return math.prod(shape) // n_channels if n_channels else 0
@@ -63,6 +69,7 @@ def batch_norm(
     *,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    reduce: Callable[[Any], Any] | None = None,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormContext]:
     r"""Normalize each channel of a batch by its own mean and variance.
@@ -83,6 +90,9 @@ def batch_norm(
         Added to the variance. Positive.
     channel_axis : int, default 1
         Axis of the channels: 1 for channels-first, -1 for channels-last.
+    reduce : callable, optional
+        Where several processes hold parts of the batch, also unequal and empty ones: what returns the sum over them of
+        what it is given, `ChannelStatistics` here. Every process must call at the same time.
     out : ndarray, shape and dtype of `x`, optional
         Where to write `y`. It may be `x`; a copy of `x` is then kept for backward.
 
@@ -132,7 +142,9 @@ def batch_norm(
     n_channels = x.shape[channel_axis]
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     eps = _checks.eps(eps)
-    if x.size == n_channels > 0:
+    if reduce is not None:
+        shared.check(reduce, x)
+    elif x.size == n_channels > 0:
         raise ValueError(
             f"x has one value per channel (shape {x.shape}), whose variance is no estimate; "
             "use a larger batch or batch_norm_inference with running statistics"
@@ -142,18 +154,28 @@ def batch_norm(
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
     scale_kept = per_channel.kept(gamma, scale)  # before anything is written, which may be where gamma is
     walk = Pass(x, out, channel_axis)
+    n_shared = None
+    if reduce is not None:
+        statistics, n_shared = shared.statistics(x, channel_axis, eps, reduce)
+    else:
+        statistics = per_channel.empty(3, n_channels, x)
     kept = walk.kept()
-    statistics = per_channel.empty(3, n_channels, x)
-    if x.size:
+    if n_shared is not None:
+        shared.normalize(walk, statistics, scale, shift)
+    elif x.size:
         _backend.batch_norm(walk.y, walk.x, statistics, scale, shift, eps)
     else:
         statistics.fill(np.nan)
     y, dtype = walk.result(), per_channel.parameter_dtype(x, gamma, beta)
-    return y, BatchNormContext(kept, _device.native(statistics), scale_kept, channel_axis, eps, dtype)
+    return y, BatchNormContext(kept, _device.native(statistics), scale_kept, channel_axis, eps, dtype, n_shared)
 
 
 def batch_norm_backward(
-    dy: Array, context: BatchNormContext, *, out: Array | None = None
+    dy: Array,
+    context: BatchNormContext,
+    *,
+    reduce: Callable[[Any], Any] | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     r"""Gradients of batch normalization in training.
 
@@ -170,6 +192,9 @@ def batch_norm_backward(
         Gradient with respect to `y`; not modified unless it is also `out`.
     context : BatchNormContext
         What `batch_norm` returned. It can be used any number of times.
+    reduce : callable, optional
+        As in the forward pass, and if it had one; it is given a float64 array of shape (3, C), the sums of dy * x_hat,
+        of dy and of ones. All gradients are then those of the whole batch.
     out : ndarray, shape and dtype of `dy`, optional
         Where to write `dx`. It may be `dy`.
 
@@ -200,6 +225,9 @@ def batch_norm_backward(
     """
     if not isinstance(context, BatchNormContext):
         raise TypeError(f"context must be what batch_norm() returned; got {_checks.kind(context)}")
+    if (reduce is None) != (context.n_shared is None):
+        had = "no" if context.n_shared is None else "a"
+        raise ValueError(f"the forward pass had {had} reduce; pass the same to both")
     x = _checks.array(context.x, "context.x")
     dy = _checks.gradient(dy, x.shape, x.dtype)
     _checks.same_place(dy, "dy", x, "the forward pass's x")
@@ -208,10 +236,14 @@ def batch_norm_backward(
     axis = per_channel.axis(x, context.channel_axis)
     walk = Pass(x, out, axis)
     sums = per_channel.empty(2, x.shape[axis], x)
-    if x.size:
+    if x.size or context.n_shared is not None:
         statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
         (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
         scale = scale if out is None else _overlap.apart(scale, out)
+    if context.n_shared is not None and reduce is not None:
+        sums = shared.sums(dy, walk, statistics, context.n_shared, reduce)
+        shared.input_gradient(walk, dy, statistics, sums, scale, context.n_shared)
+    elif x.size:
         _backend.batch_norm_backward(walk.y, walk.beside(dy), walk.x, sums, statistics, scale)
     else:
         sums.fill(0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 import numpy as np
@@ -25,6 +25,12 @@ S = TypeVar("S", bound=np.generic)
 
 def _on_nonfinite(value: object) -> running.OnNonfinite:
     return cast("running.OnNonfinite", _checks.choice(value, "on_nonfinite", running.ON_NONFINITE))
+
+
+def _reduce(value: Any) -> Callable[[Any], Any] | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"reduce must be callable, and return the sum over all processes; got {_checks.kind(value)}")
+    return value  # type: ignore[no-any-return]
 
 
 def _sum(before: Array | None, new: Array | None) -> Array | None:
@@ -73,6 +79,10 @@ class BatchNorm(Population, Layer):
         What a batch does to the running statistics, in training, if its mean or variance is not finite: it makes them
         NaN or infinite; the call raises an error and changes nothing; or the output is returned, but neither the
         running statistics nor the counts change.
+    reduce : callable, optional
+        Makes one batch of those that several processes hold, in training: ``reduce(part)`` returns the sum over all
+        processes of what it is given, by ``+``: `ChannelStatistics` in a forward pass, a float64 array of shape (3, C)
+        in a backward one. ``comm.allreduce`` of mpi4py is such a callable. See "One batch in several processes".
 
     Attributes
     ----------
@@ -138,6 +148,7 @@ class BatchNorm(Population, Layer):
         dtype: npt.DTypeLike = np.float32,
         rng: RNG = None,
         on_nonfinite: Literal["propagate", "raise", "skip"] = "propagate",
+        reduce: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         own = vars(self)
@@ -152,6 +163,7 @@ class BatchNorm(Population, Layer):
         self.eps = eps
         self.momentum = momentum
         self.on_nonfinite = on_nonfinite
+        self.reduce = reduce
         self.unbiased = unbiased
         drawn = _checks.choice(gamma_init, "gamma_init", ("ones", "uniform")) == "uniform"
         check_rng(rng)
@@ -173,6 +185,7 @@ class BatchNorm(Population, Layer):
     eps = Option(_checks.eps, "Number added to the variance.")
     momentum = Option(_checks.momentum, "Weight of the old running value (PyTorch: 1 - momentum); None: by counts.")
     on_nonfinite = Option(_on_nonfinite, "What a batch that is not finite does: propagate, raise or skip.")
+    reduce = Option(_reduce, "What returns the sum over all processes that share a batch, or None.")
     unbiased = Option(lambda value: _checks.flag(value, "unbiased"), "Whether running_var takes the unbiased variance.")
     num_batches = Option(lambda n: _checks.integer(n, "num_batches", 0), "Batches in the running statistics.")
     num_values = Option(lambda n: _checks.integer(n, "num_values", 0), "Values per channel in all those batches.")
@@ -244,11 +257,14 @@ class BatchNorm(Population, Layer):
             _checks.same_place(mean, "the layer", x, "x")
         context: BatchNormContext | InferenceContext
         if training or mean is None:
-            y, context = functional.batch_norm(x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, out=out)
-            if training and mean is not None and x.size:
+            reduce = own["reduce"] if training else None
+            y, context = functional.batch_norm(
+                x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out
+            )
+            if training and mean is not None and (x.size or context.n_shared):
                 self._update(context, x, out, keep=not return_context)
             elif not return_context:
-                self._keep(context, asked=keep_x or (training and x.size > 0))
+                self._keep(context, asked=keep_x or (training and (x.size > 0 or reduce is not None)))
         else:
             vectors = mean, own["running_var"], own["gamma"], own["beta"]
             y, context = functional.batch_norm_inference(
@@ -340,7 +356,8 @@ class BatchNorm(Population, Layer):
         if isinstance(taken, InferenceContext):
             dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, taken, out=out)
         else:
-            dx, dgamma, dbeta = functional.batch_norm_backward(dy, taken, out=out)
+            reduce = None if getattr(taken, "n_shared", None) is None else self.reduce
+            dx, dgamma, dbeta = functional.batch_norm_backward(dy, taken, reduce=reduce, out=out)
         own, passes = vars(self), self._passes
         with _process.updating:
             if accumulate:
@@ -445,6 +462,7 @@ class BatchNorm(Population, Layer):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)
         own = vars(self)
+        own.setdefault("reduce", None)  # in pickles from before there was one
         own.update({name: writable(own[name]) for name in (*_STATE, "dgamma", "dbeta")})
 
     @classmethod
@@ -465,5 +483,5 @@ class BatchNorm(Population, Layer):
             f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
             f"{one}, track_running_stats={self.track_running_stats}, unbiased={self.unbiased}, "
             f"channel_axis={self.channel_axis}, dtype={self.dtype}, on_nonfinite={self.on_nonfinite!r}, "
-            f"training={self.training})"
+            f"{'' if self.reduce is None else 'reduce=..., '}training={self.training})"
         )

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kinds
 _SOURCE = ast.parse(inspect.getsource(_reference))
 _LAUNCHERS = {"keep_mask", "dropout", "dropout_transposed", "apply_mask", "moments", "normalize", "batch_norm"}
 _LAUNCHERS |= {"inference_vectors", "parameter_gradients", "batch_norm_backward", "update_running", "exact_sums"}
+_LAUNCHERS |= {"input_gradient"}
 
 
 def _launchers() -> list[str]:
@@ -72,6 +73,7 @@ _FILLS: dict[str, dict[str, slice]] = {
     "inference_vectors": {"vectors": slice(None)},
     "parameter_gradients": {"sums": slice(None)},
     "batch_norm_backward": {"dx": slice(None), "sums": slice(None)},
+    "input_gradient": {"dx": slice(None)},
 }
 
 
