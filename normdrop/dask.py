@@ -31,7 +31,7 @@ def statistics(array: Any, channel_axis: int = 1, *, exact: bool = False) -> Any
     Returns
     -------
     dask.delayed.Delayed
-        Its ``compute()`` gives a `ChannelStatistics`.
+        Its ``compute()`` gives a `normdrop.ChannelStatistics`.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def batch_norm(
     Returns
     -------
     dask.array.Array
-        Shape, dtype and chunks of `array`. Each chunk is read twice, for the statistics and for the result.
+        Shape, dtype and chunks of ``array``. Each chunk is read twice, for the statistics and for the result.
 
     Raises
     ------
