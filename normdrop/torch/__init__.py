@@ -9,7 +9,7 @@ except ModuleNotFoundError as _error:
 
 from normdrop.torch import functional
 from normdrop.torch._accelerate import Report, accelerate, restore
-from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from normdrop.torch.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Report",
+    "SyncBatchNorm",
     "accelerate",
     "functional",
     "restore",

@@ -17,6 +17,7 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: batch_norm.BatchNorm1d,
     nn.BatchNorm2d: batch_norm.BatchNorm2d,
     nn.BatchNorm3d: batch_norm.BatchNorm3d,
+    nn.SyncBatchNorm: batch_norm.SyncBatchNorm,
 }
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 _RELATED = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -81,8 +82,8 @@ def accelerate(model: nn.Module) -> Report:
 
     Notes
     -----
-    Swapped are layers of exactly PyTorch's classes `Dropout`, `Dropout1d` to `Dropout3d` and `BatchNorm1d` to
-    `BatchNorm3d`; a subclass may compute something else and is left.
+    Swapped are layers of exactly PyTorch's classes `Dropout`, `Dropout1d` to `Dropout3d`, `BatchNorm1d` to
+    `BatchNorm3d` and `SyncBatchNorm`; a subclass may compute something else and is left.
 
     Examples
     --------

@@ -26,11 +26,16 @@ _DTYPES = _SHORT | {torch.float32, torch.float64}
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-def is_served(x: torch.Tensor) -> bool:
-    """Whether the kernels take this tensor: on the CPU, dense, not empty, not of a subclass, of a dtype they know."""
+def is_known(x: torch.Tensor) -> bool:
+    """Whether this tensor is on the CPU, dense, not of a subclass and of a dtype that the kernels know."""
     if type(x) not in _PLAIN and not torch.compiler.is_compiling():  # a compiler passes what stands for a tensor
         return False
-    return x.is_cpu and x.dtype in _DTYPES and x.layout is torch.strided and not x.is_nested and x.numel() > 0
+    return x.is_cpu and x.dtype in _DTYPES and x.layout is torch.strided and not x.is_nested
+
+
+def is_served(x: torch.Tensor) -> bool:
+    """Whether the kernels take this tensor: one that is known and not empty."""
+    return is_known(x) and x.numel() > 0
 
 
 def is_served_beside(v: torch.Tensor | None, x: torch.Tensor) -> bool:

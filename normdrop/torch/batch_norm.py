@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
 
-from normdrop.torch import functional
+from normdrop.torch import _operators, _synchronized, functional
+
+Tensor: TypeAlias = torch.Tensor
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     """What all ranks share."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalize by the batch in training, by the running statistics in inference."""
         self._check_input_dim(input)
         counted = self.training and self.track_running_stats and self.num_batches_tracked is not None
@@ -21,10 +25,15 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         by_batch = self.training or (self.running_mean is None and self.running_var is None)
         if self.training and not self.track_running_stats:
             running = None, None
-        y = functional.batch_norm(input, *running, self.weight, self.bias, by_batch, momentum, self.eps)
+        y = self._normalized(input, *running, by_batch, momentum)
         if counted:  # after the pass: one that fails counts not
             self.num_batches_tracked.add_(1)
         return y
+
+    def _normalized(
+        self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, by_batch: bool, momentum: float
+    ) -> Tensor:
+        return functional.batch_norm(x, running_mean, running_var, self.weight, self.bias, by_batch, momentum, self.eps)
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
@@ -59,3 +68,103 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
 
 class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d`, for (N, C, D, H, W); see `BatchNorm1d`."""
+
+
+class SyncBatchNorm(_BatchNorm):
+    """`torch.nn.SyncBatchNorm`, computed by normdrop on the CPU, where PyTorch has none.
+
+    In training, the batch is that of all processes of a group of `torch.distributed`, over gloo for example.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps : float, default 1e-5
+        Added to the variance.
+    momentum : float or None, default 0.1
+        Weight of the **new** value in the running statistics; ``None`` averages over batches.
+    affine, track_running_stats : bool, default True
+        Whether there are `weight` and `bias`, and running statistics.
+    process_group : torch.distributed.ProcessGroup, optional
+        Whose processes have parts of the batch; by default all.
+    **kwargs : Any
+        As for `torch.nn.SyncBatchNorm`: `device`, `dtype`, `bias`.
+
+    See Also
+    --------
+    BatchNorm1d : the same for one process.
+
+    Notes
+    -----
+    Each process sums its part in float64, and every process merges the sums of all, weighted by their numbers of
+    values, in the order of ranks: all have the same statistics to the last bit. A part may be empty.
+
+    Gradients are those of the sum of all processes' losses: in full for the input, and as this process's share for
+    `weight` and `bias`. `DistributedDataParallel` divides the sum of the shares by the number of processes, as it does
+    for all parameters. So if each loss is the mean over its part and parts are of one size, they are the gradients of
+    the mean over the joined batch.
+
+    It is no subclass of `torch.nn.SyncBatchNorm`, because `DistributedDataParallel` refuses those on the CPU. Tensors
+    on other devices go to PyTorch's. Gradients of gradients are an error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import SyncBatchNorm
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+    >>> SyncBatchNorm.convert_sync_batchnorm(model)[1]
+    SyncBatchNorm(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _check_input_dim = torch.nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = torch.nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **kwargs)
+        self.process_group = process_group
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalize by the joined batch in training, by the running statistics in inference."""
+        return super().forward(input) if input.is_cpu else torch.nn.SyncBatchNorm.forward(self, input)
+
+    def _normalized(
+        self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, by_batch: bool, momentum: float
+    ) -> Tensor:
+        if not self.training or not _synchronized.is_needed(self.process_group):
+            return super()._normalized(x, running_mean, running_var, by_batch, momentum)
+        self._check_non_zero_input_channels(x)
+        y, statistics, n = _synchronized.batch_norm(x, self.weight, self.bias, self.eps, self.process_group)
+        if running_mean is not None and n:
+            _operators.update_running(running_mean, running_var, statistics, momentum, n)
+        return y
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: torch.nn.Module, process_group: Any = None) -> torch.nn.Module:
+        """Replace the layers of batch normalization in a model, as the method of `torch.nn.SyncBatchNorm`.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            A model, or one such layer.
+        process_group : torch.distributed.ProcessGroup, optional
+            Whose processes have parts of the batch; by default all.
+
+        Returns
+        -------
+        torch.nn.Module
+            The model itself, or the new layer. Parameters and buffers are the same objects as before.
+        """
+        converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
+        for layer in converted.modules():
+            if type(layer) is torch.nn.SyncBatchNorm:
+                layer.__class__ = cls
+        return converted
