@@ -217,14 +217,23 @@ def test_threads_in_place_of_processes_find_the_same(
     assert [part["y"].shape[0] for part in got] == list(sizes)
 
 
-def test_only_wanted_gradients_are_gathered_and_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(rank: int) -> Any:
-        layer, x = ours.SyncBatchNorm(3), torch.arange(12.0).reshape(4, 3)
-        layer.bias.requires_grad_(False)
-        layer(x).sum().backward()
-        return x.grad, layer.weight.grad is None, layer.bias.grad
+def test_only_wanted_gradients_are_gathered_and_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
 
-    assert _in_threads(2, work, monkeypatch) == [(None, False, None)] * 2
+    def gathered(part: Any, group: Any) -> Any:
+        shapes.append(part.shape)
+        return part[None]
+
+    monkeypatch.setattr(_synchronized, "is_needed", lambda group: True)
+    monkeypatch.setattr(_synchronized, "_gathered", gathered)
+    layer, x = ours.SyncBatchNorm(3), torch.arange(12.0).reshape(4, 3)
+    layer.bias.requires_grad_(False)
+    layer(x).sum().backward()
+    assert shapes == [(3, 3)]
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is None
+    layer(x.requires_grad_()).sum().backward()
+    assert shapes[1:] == [(3, 3), (2, 3)]
 
 
 def test_refusals_come_before_anything_is_gathered_or_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
