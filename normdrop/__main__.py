@@ -94,6 +94,7 @@ def _add_bench(commands: Any) -> None:
         "  python -m normdrop bench --quick                      about half a minute, few shapes\n"
         "  python -m normdrop bench --only batch_norm --peers torch,jax\n"
         "  python -m normdrop bench --quick --json > numbers.json\n"
+        "  python -m normdrop bench --training                   training in PyTorch, about three minutes\n"
         "Close other programs first. Kernels are compiled before they are timed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -106,7 +107,16 @@ def _add_bench(commands: Any) -> None:
         "without torch.compile for --quick)",
     )
     bench.add_argument(
-        "--only", default="", metavar="TEXT", help="measure only passes with this in their name, such as batch_norm"
+        "--training",
+        action="store_true",
+        help="measure whole training steps of networks in PyTorch, as they are and after normdrop.torch.accelerate; "
+        "writes training.md, training.json",
+    )
+    bench.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="measure only passes, or networks, with this in their name, such as batch_norm",
     )
     bench.add_argument(
         "--output",
@@ -205,6 +215,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.training:
+        return _bench_training(options)
     if options.device == "cuda":
         return _bench_on_gpu(options)
 
@@ -221,6 +233,25 @@ def _bench(options: argparse.Namespace) -> int:
     from normdrop.bench import command
 
     command.run(chosen, options.output, peers=options.peers, only=options.only, as_json=options.json)
+    return 0
+
+
+def _bench_training(options: argparse.Namespace) -> int:
+    if options.device != "cpu" or options.peers is not None:
+        return _fail("--training compares with PyTorch on the CPU; leave out --device and --peers")
+    if importlib.util.find_spec("torch") is None:
+        return _fail('--training needs PyTorch; install with: pip install "normdrop[torch]"')
+
+    from normdrop.bench import networks, training
+
+    if not training.chosen(options.only):
+        names = "; ".join(networks.NETWORKS)
+        return _fail(f"--only: no network has {options.only!r} in its name; there are: {names}")
+    if obstacle := _obstacle("bench", {}, options.output):
+        return _fail(obstacle)
+    _tolerate_characters()
+    chosen = training.QUICK if options.quick else training.FULL
+    training.run(chosen, options.output, only=options.only, as_json=options.json)
     return 0
 
 
