@@ -42,20 +42,18 @@ def is_served_beside(v: torch.Tensor | None, x: torch.Tensor) -> bool:
     """Whether the kernels take these parameters or running statistics of a served `x`."""
     if v is None:
         return True
-    shape = (x.shape[1],)
-    return (
-        is_served(v) and v.shape == shape and (v.dtype == x.dtype or (v.dtype == torch.float32 and x.dtype in _SHORT))
-    )
+    dtype, given = v.dtype, x.dtype
+    fits = dtype is given or (dtype is torch.float32 and given in _SHORT)
+    return fits and v.shape == x.shape[1:2] and is_known(v)
 
 
 def array(x: torch.Tensor) -> Array:
     """View a served tensor as an array; a copy, with PyTorch's strides, if its memory has gaps or other signs."""
     if x.is_neg():
         x = x.resolve_neg()
-    if x.dtype is torch.bfloat16:
-        values = x.detach().view(torch.int16).numpy().view(_BFLOAT16)
-    else:
-        values = x.detach().numpy()
+    if x.requires_grad and torch.is_grad_enabled():  # else NumPy may see it as it is
+        x = x.detach()
+    values = x.view(torch.int16).numpy().view(_BFLOAT16) if x.dtype is torch.bfloat16 else x.numpy()
     return values if values.flags.c_contiguous or _layout.dense(values)[0] is values else array(x.clone())
 
 
