@@ -225,6 +225,8 @@ def test_only_wanted_gradients_are_given(monkeypatch: pytest.MonkeyPatch) -> Non
     layer(x).sum().backward()
     assert layer.weight.grad is not None
     assert (x.grad, layer.bias.grad) == (None, None)
+    y, statistics, n = _synchronized.batch_norm(x.requires_grad_(), None, None, 1e-5, None)
+    assert (y.requires_grad, statistics.requires_grad, n) == (True, False, 8)
 
 
 def test_refusals_come_before_anything_is_gathered_or_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +242,7 @@ def test_refusals_come_before_anything_is_gathered_or_from_all(monkeypatch: pyte
     assert int(layer.num_batches_tracked) == 0
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore", "error:Dynamo detected")  # the latter of what it would look into
 def test_a_compiler_leaves_the_layer_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_synchronized, "is_needed", lambda group: True)
     monkeypatch.setattr(_synchronized, "_gathered", lambda part, group: np.stack([part, part]))
