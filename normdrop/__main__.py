@@ -106,18 +106,10 @@ def _add_bench(commands: Any) -> None:
         help=f"other libraries to measure, of {','.join(ENTRIES)}, or none (default: all that are installed; "
         "without torch.compile for --quick)",
     )
-    bench.add_argument(
-        "--training",
-        action="store_true",
-        help="measure whole training steps of networks in PyTorch, as they are and after normdrop.torch.accelerate; "
-        "writes training.md, training.json",
-    )
-    bench.add_argument(
-        "--only",
-        default="",
-        metavar="TEXT",
-        help="measure only passes, or networks, with this in their name, such as batch_norm",
-    )
+    steps = "measure training steps in PyTorch, with accelerate and without; writes training.md, training.json"
+    bench.add_argument("--training", action="store_true", help=steps)
+    what = "measure only passes, or networks, with this in their name, such as batch_norm"
+    bench.add_argument("--only", default="", metavar="TEXT", help=what)
     bench.add_argument(
         "--output",
         type=Path,
@@ -237,21 +229,16 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _bench_training(options: argparse.Namespace) -> int:
+    from normdrop.bench import training
+
     if options.device != "cpu" or options.peers is not None:
         return _fail("--training compares with PyTorch on the CPU; leave out --device and --peers")
-    if importlib.util.find_spec("torch") is None:
-        return _fail('--training needs PyTorch; install with: pip install "normdrop[torch]"')
-
-    from normdrop.bench import networks, training
-
-    if not training.chosen(options.only):
-        names = "; ".join(networks.NETWORKS)
-        return _fail(f"--only: no network has {options.only!r} in its name; there are: {names}")
-    if obstacle := _obstacle("bench", {}, options.output):
+    if obstacle := training.obstacle(options.only) or _obstacle("bench", {}, options.output):
         return _fail(obstacle)
     _tolerate_characters()
-    chosen = training.QUICK if options.quick else training.FULL
-    training.run(chosen, options.output, only=options.only, as_json=options.json)
+    training.run(
+        training.QUICK if options.quick else training.FULL, options.output, only=options.only, as_json=options.json
+    )
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -37,6 +38,15 @@ def chosen(only: str) -> list[str]:
     from normdrop.bench.networks import NETWORKS
 
     return [name for name in NETWORKS if only.lower().replace("_", " ") in name.lower()]
+
+
+def obstacle(only: str) -> str:
+    """Say what keeps the networks from being measured; "" if nothing does."""
+    if importlib.util.find_spec("torch") is None:
+        return '--training needs PyTorch; install with: pip install "normdrop[torch]"'
+    if not chosen(only):
+        return f"--only: no network has {only!r} in its name; there are: {'; '.join(chosen(''))}"
+    return ""
 
 
 def run(settings: Settings, output: Path, *, only: str = "", as_json: bool = False) -> None:
