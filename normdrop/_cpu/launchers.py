@@ -40,12 +40,12 @@ Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
-def _by_rows(shape: tuple[int, ...]) -> bool:
+def by_rows(shape: tuple[int, ...]) -> bool:
     """Whether runs are too short for vectors."""
     return shape[2] < LANES and shape[0] * shape[1] > 1
 
 
-def _in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
+def in_one_go(shape: tuple[int, ...], itemsize: int) -> bool:
     """Whether each channel can be read again from the cache, and there are channels for every thread."""
     outer, n_channels, inner = shape
     if outer * inner * itemsize > CHANNEL_SLAB:
@@ -64,10 +64,10 @@ def _by_columns(shape: tuple[int, ...], itemsize: int) -> bool:
 @lru_cache(maxsize=1024)
 def _plan(name: str, shape: tuple[int, ...], itemsize: int) -> Plan:
     """Kernel and shape of its workspace: decided once per shape."""
-    order: Any = rows if _by_rows(shape) else planes
+    order: Any = rows if by_rows(shape) else planes
     work = order.workspace_shape(shape)
     if name in ("batch_norm", "backward"):
-        if order is planes and not _in_one_go(shape, itemsize):
+        if order is planes and not in_one_go(shape, itemsize):
             name += "_in_blocks"
         if order is rows and _by_columns(shape, itemsize):
             order = columns

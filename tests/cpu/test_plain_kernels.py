@@ -70,7 +70,7 @@ def _placed(values, first, fill=None):
     ids=str,
 )
 def test_batch_norm_of_what_counts_as_large_is_that_of_the_reference(small, monkeypatch, shape, dtype, first, one_go):
-    monkeypatch.setattr(small["launchers"], "_in_one_go", lambda *_: one_go)
+    monkeypatch.setattr(small["launchers"], "in_one_go", lambda *_: one_go)
     rng = np.random.default_rng(sum(shape))
     x, dy = (_placed(rng.normal(1.0, 2.0, shape).astype(dtype), first) for _ in range(2))
     folded = (*shape, 1)[:3]

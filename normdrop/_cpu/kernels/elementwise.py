@@ -46,10 +46,20 @@ class Span(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of channels: pointers to each of those of the first channel, elements from one channel to the next."""
+    """Numbers of channels: pointers to each of those of the first channel, elements from one channel to the next.
+
+    constants are the last arguments of the operation, the same everywhere and passed as they are.
+    """
 
     pointers: Any
     step: Index
+    constants: Any
+
+
+@helper
+def numbers_of(numbers: Numbers, channel: Index) -> Any:
+    """The last arguments of an operation, in a channel."""
+    return splat_each(numbers.pointers, channel * numbers.step) + numbers.constants
 
 
 @helper
@@ -130,8 +140,7 @@ def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numb
     A vector across the end of a plane is computed with the numbers of both channels.
     """
     start, stop, end, channel, inner = span
-    k = channel * numbers.step
-    splats = splat_each(numbers.pointers, k)
+    splats = numbers_of(numbers, channel)
     i = first_whole_line(y, start, stop, True)
     if i > start:
         write_part(y, inputs, start, i, operation, splats)
@@ -141,8 +150,8 @@ def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numb
         if end < stop:
             vectors = load_each(inputs, i)
             before = operation(*vectors, *splats)
-            k += numbers.step
-            splats = splat_each(numbers.pointers, k)
+            channel += 1
+            splats = numbers_of(numbers, channel)
             store_or_stream(y, i, choose(np.uint16((1 << (end - i)) - 1), before, operation(*vectors, *splats)), True)
             i += LANES
             end += inner

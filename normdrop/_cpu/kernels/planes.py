@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.kernels.arithmetic import slope
-from normdrop._cpu.kernels.elementwise import Numbers, Run, Span, write_run, write_span
+from normdrop._cpu.kernels.elementwise import Numbers, Run, Span, numbers_of, write_run, write_span
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.operations import normalize as normalized
 from normdrop._cpu.kernels.plane_sums import (
@@ -25,7 +25,6 @@ from normdrop._cpu.kernels.plane_sums import (
     workspace_shape,
 )
 from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation, Real, Shape, Table, Workspace
-from normdrop._cpu.lanes.each import splat_each
 from normdrop._cpu.lanes.memory import address, item_size, pointer
 from normdrop._cpu.lanes.streaming import exceeds_last_level_cache, fence, is_long, should_stream
 from normdrop._cpu.toolchain.launch import helper, kernel
@@ -57,36 +56,30 @@ def _plane_at(shape: Shape, i: Index) -> Any:
 
 
 @helper
-def _write_chunk(y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers) -> None:
-    """Write chunk = (first element, end, whether streamed) of all planes."""
-    start, stop, streaming = chunk
-    c, end = _plane_at(shape, start)
-    while start < stop:
-        run = Run(start, min(end, stop), streaming)
-        write_run(y, inputs, run, operation, splat_each(numbers.pointers, c * numbers.step), None)
-        start = end
-        end += shape[2]
-        c = c + 1 if c + 1 < shape[1] else 0
-    fence()
+def write_chunk(y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers) -> None:
+    """Write chunk = (first element, end, whether streamed, whether in spans), with which y and inputs begin.
 
-
-@helper
-def _write_chunk_in_spans(
-    y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers
-) -> None:
-    """Write chunk = (first element, end) of all planes, with a span per image."""
-    start, stop = chunk
+    A span is written for each image. Memory that was streamed waits for a `fence`.
+    """
+    start, stop, streaming, spans = chunk
     _, n_channels, inner = shape
     c, end = _plane_at(shape, start)
-    while start < stop:
-        image = min(start + (n_channels - c) * inner, stop)
-        write_span(y, inputs, Span(start, image, end, c, inner), operation, numbers, None)
-        start, end, c = image, image + inner, 0
-    fence()
+    first, end, n = 0, end - start, stop - start
+    while first < n:
+        if spans:
+            image = min(end + (n_channels - 1 - c) * inner, n)
+            write_span(y, inputs, Span(first, image, end, c, inner), operation, numbers, None)
+            first, end, c = image, image + inner, 0
+        else:
+            run = Run(first, min(end, n), streaming)
+            write_run(y, inputs, run, operation, numbers_of(numbers, c), None)
+            first = end
+            end += inner
+            c = c + 1 if c + 1 < n_channels else 0
 
 
 @helper
-def _write_channels(
+def write_channels(
     y: Memory, inputs: Inputs, shape: Shape, channels: Any, how: Any, operation: Operation, numbers: Numbers
 ) -> None:
     """Write all planes of channels [first, end); how = (whether in spans, whether streamed, what to prefetch)."""
@@ -101,23 +94,23 @@ def _write_channels(
             continue
         for c in range(first, end):
             run = Run(start, start + inner, streaming)
-            write_run(y, inputs, run, operation, splat_each(numbers.pointers, c * numbers.step), ahead)
+            write_run(y, inputs, run, operation, numbers_of(numbers, c), ahead)
             start += inner
     fence()
 
 
 @helper
 def _three(work: Workspace) -> Numbers:
-    """The numbers of normalization of each channel, as `_finish_statistics` puts them into the workspace."""
+    """The numbers of normalization of each channel, as `finish_statistics` puts them into the workspace."""
     first = pointer(work, 0)
-    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1])
+    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1], ())
 
 
 @helper
-def _four(work: Workspace) -> Numbers:
+def four(work: Workspace) -> Numbers:
     """The numbers of the gradient of each channel, as `_finish_sums` puts them into the workspace."""
     first = pointer(work, 0)
-    return Numbers((first, pointer(first, 1), pointer(first, 2), pointer(first, 3)), work.shape[1])
+    return Numbers((first, pointer(first, 1), pointer(first, 2), pointer(first, 3)), work.shape[1], ())
 
 
 @kernel("PIP")
@@ -131,25 +124,31 @@ def moments(statistics: Table, x: Memory, work: Workspace) -> None:
         statistics[0, c], statistics[1, c] = merged_moments(work, pointer(x, 0), grid, c)
 
 
+@helper
+def spans_of(x: Memory, large: Flag) -> Any:
+    """(whether an array is written in spans, elements of a chunk); large: whether it is streamed."""
+    _, n_channels, inner = x.shape
+    spans = large and not is_long(inner) and n_channels * inner >= SHORT_SPAN
+    return spans, max(1, CHUNK // inner) * inner if spans else CHUNK
+
+
 @kernel("OIpP")
 def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    _, n_channels, inner = x.shape
+    n_channels = x.shape[1]
     large = should_stream(y, x, READ_ONCE)
-    spans = large and not is_long(inner) and n_channels * inner >= SHORT_SPAN
-    size = max(1, CHUNK // inner) * inner if spans else CHUNK
+    spans, size = spans_of(x, large)
     for chunk in prange((x.size + size - 1) // size):
         first = pointer(vectors, 0)
-        numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1)
+        numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, ())
         start, stop = chunk * size, min(chunk * size + size, x.size)
-        if spans:
-            _write_chunk_in_spans(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop), normalized, numbers)
-        else:
-            _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop, large), normalized, numbers)
+        piece = start, stop, large, spans
+        write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, numbers)
+        fence()
 
 
 @helper
-def _channels_at_once(x: Memory, size: Index, in_place: Flag) -> Any:
+def channels_at_once(x: Memory, size: Index, in_place: Flag) -> Any:
     """(neighboring channels per task, whether their planes are written in spans), while their slab is in the cache.
 
     size = bytes of an element of all arrays read.
@@ -165,7 +164,7 @@ def _channels_at_once(x: Memory, size: Index, in_place: Flag) -> Any:
 
 
 @helper
-def _ahead(x: Memory, size: Index, n: Index) -> Any:
+def prefetched(x: Memory, size: Index, n: Index) -> Any:
     """Elements to the next n channels, which are prefetched: (of x with the sums, of x with the results, of dy then).
 
     Of short planes, x comes while there is nothing to write. That of long ones would be gone before it is needed. Sums
@@ -179,7 +178,7 @@ def _ahead(x: Memory, size: Index, n: Index) -> Any:
 
 
 @helper
-def _finish_statistics(statistics: Table, c: Index, moments: Any, affine: Any, eps: Real, work: Workspace) -> None:
+def finish_statistics(statistics: Table, c: Index, moments: Any, affine: Any, eps: Real, work: Workspace) -> None:
     """statistics[:, c] = mean, variance and 1 / sqrt(variance + eps), and a channel's numbers.
 
     moments = (mean, variance), affine = (gamma, beta).
@@ -200,16 +199,16 @@ def batch_norm(
     grid = grid_of(x.shape)
     large = should_stream(y, x, READ_AGAIN)
     size = item_size(x)
-    at_once, spans = _channels_at_once(x, size, address(y) == address(x))
+    at_once, spans = channels_at_once(x, size, address(y) == address(x))
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x, size, end - first)
+        ahead = prefetched(x, size, end - first)
         for c in range(first, end):
             for b in range(n_blocks(grid)):
                 block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
-            _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
+            finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
         how = spans, large, (ahead[1],)
-        _write_channels(pointer(y, 0), (pointer(x, 0),), x.shape, (first, end), how, normalized, _three(work))
+        write_channels(pointer(y, 0), (pointer(x, 0),), x.shape, (first, end), how, normalized, _three(work))
 
 
 @kernel("OIPwwPf")
@@ -223,10 +222,12 @@ def batch_norm_in_blocks(
     for task in prange(x.shape[1] * blocks):
         block_moments(work, pointer(x, 0), (grid, task // blocks, task % blocks), 0)
     for c in range(x.shape[1]):
-        _finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
+        finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
-        _write_chunk(pointer(y, 0), (pointer(x, 0),), x.shape, (start, stop, large), normalized, _three(work))
+        piece = start, stop, large, False
+        write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, _three(work))
+        fence()
 
 
 @kernel("PIIpP")
@@ -248,7 +249,7 @@ def _finish_sums(sums: Any, c: Index, merged: Any, inv_std: Real) -> None:
 
 
 @helper
-def _finish_gradients(sums: Any, c: Index, merged: Any, vectors: Any, n: Real, work: Workspace) -> None:
+def finish_gradients(sums: Any, c: Index, merged: Any, vectors: Any, n: Real, work: Workspace) -> None:
     """The same, and a channel's numbers (mean, mean_dy, slope, scale); vectors = (statistics, gamma), n values."""
     statistics, gamma = vectors
     inv_std = statistics[2, c]
@@ -265,18 +266,18 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
     in_place = address(dx) == address(x) or address(dx) == address(dy)
     large = should_stream(dx, x, READ_AGAIN) and not in_place
     size = item_size(dy) + item_size(x)
-    at_once, spans = _channels_at_once(x, size, in_place)
+    at_once, spans = channels_at_once(x, size, in_place)
     for task in prange((n_channels + at_once - 1) // at_once):
         first, end = task * at_once, min(task * at_once + at_once, n_channels)
-        ahead = _ahead(x, size, end - first)
+        ahead = prefetched(x, size, end - first)
         inputs = pointer(dy, 0), pointer(x, 0)
         for c in range(first, end):
             for b in range(n_blocks(grid)):
                 block_gradients(work, inputs, (grid, c, b), statistics[0, c], ahead[0])
             merged = merged_gradients(work, grid, c)
-            _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
+            finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
         how = spans, large, (ahead[2], ahead[1])
-        _write_channels(pointer(dx, 0), inputs, x.shape, (first, end), how, gradient, _four(work))
+        write_channels(pointer(dx, 0), inputs, x.shape, (first, end), how, gradient, four(work))
 
 
 @kernel("OIIPpwP")
@@ -293,8 +294,9 @@ def backward_in_blocks(
         block_gradients(work, (pointer(dy, 0), pointer(x, 0)), (grid, c, task % blocks), statistics[0, c], 0)
     for c in range(n_channels):
         merged = merged_gradients(work, grid, c)
-        _finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
+        finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
-        inputs = pointer(dy, 0), pointer(x, 0)
-        _write_chunk(pointer(dx, 0), inputs, x.shape, (start, stop, large), gradient, _four(work))
+        inputs = pointer(dy, start), pointer(x, start)
+        write_chunk(pointer(dx, start), inputs, x.shape, (start, stop, large, False), gradient, four(work))
+        fence()

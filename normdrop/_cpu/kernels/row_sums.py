@@ -48,6 +48,11 @@ def workspace_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return 2 * n_blocks + _SPREAD, stride
 
 
+def row_width(shape: tuple[int, ...]) -> int:
+    """Return the elements of a row."""
+    return int(geometry(shape)[1])
+
+
 grid_of = helper(geometry)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.kernels.elementwise import Run
-from normdrop._cpu.kernels.elementwise_rows import Rows, side_by_side, write_rows, write_run
+from normdrop._cpu.kernels.elementwise_rows import Columns, Rows, side_by_side, write_rows, write_run
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.operations import normalize as normalized
 from normdrop._cpu.kernels.row_sums import (
@@ -21,6 +21,7 @@ from normdrop._cpu.kernels.row_sums import (
     merge_gradients,
     merge_moments,
     n_tiles,
+    row_width,
     tile_gradients,
     tile_moments,
     tile_of,
@@ -41,7 +42,7 @@ from normdrop._cpu.lanes.streaming import fence, should_stream
 from normdrop._cpu.toolchain.launch import helper, kernel
 from normdrop._cpu.tuning import CHUNK, READ_AGAIN, STRIP
 
-__all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "workspace_shape"]
+__all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "row_width", "workspace_shape"]
 
 
 class _Tasks(NamedTuple):
@@ -58,7 +59,7 @@ class _Tasks(NamedTuple):
 
 
 @helper
-def _tasks(y: Memory, width: Index, n_vectors: Index, streaming: Flag) -> Any:
+def tasks_of(y: Memory, width: Index, n_vectors: Index, streaming: Flag) -> Any:
     """The tasks of a loop that reads so many vectors, as a plain tuple."""
     strip, elements = 0, CHUNK
     if side_by_side(y, width, n_vectors, streaming):
@@ -67,25 +68,25 @@ def _tasks(y: Memory, width: Index, n_vectors: Index, streaming: Flag) -> Any:
 
 
 @helper
-def _range(plan: Any, task: Index, size: Index) -> Any:
+def range_of(plan: Any, task: Index, size: Index) -> Any:
     """Elements of a task: [start, stop)."""
     return task * plan[1], min(task * plan[1] + plan[1], size)
 
 
 @helper
-def _write_task(
-    y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, operation: Operation, vectors: Any
+def write_task(
+    y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, operation: Operation, numbers: Any
 ) -> None:
-    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `_tasks`."""
+    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `tasks_of`."""
     tasks = _Tasks(*plan)
     start, stop = elements
     n, first = stop - start, 0
     if tasks.strip > 0:
         rows = Rows(0, n // width, width, tasks.streaming)
         for column in range(0, width, tasks.strip):
-            write_rows(y, inputs, rows, (column, min(column + tasks.strip, width)), operation, vectors)
+            write_rows(y, inputs, rows, (column, min(column + tasks.strip, width)), operation, numbers)
         first = rows.n * width  # a shorter row may be left
-    write_run(y, inputs, Run(first, n, tasks.streaming), (start + first) % width, width, operation, vectors)
+    write_run(y, inputs, Run(first, n, tasks.streaming), (start + first) % width, width, operation, numbers)
     fence()
 
 
@@ -110,11 +111,13 @@ def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
         store(scale, c, row_part(vectors, 1, c))
         store(shift, c, row_part(vectors, 2, c))
     spread(work, x.shape, grid, (0, 3))
-    plan = _tasks(y, width, 3, should_stream(y, x, READ_AGAIN))
+    plan = tasks_of(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
-        start, stop = _range(plan, task, x.size)
+        start, stop = range_of(plan, task, x.size)
         vectors_ = mean, scale, shift
-        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, vectors_)
+        write_task(
+            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, Columns(vectors_, ())
+        )
 
 
 @kernel("OIPwwPf")
@@ -130,10 +133,12 @@ def batch_norm(
     rows = channel_rows(work, grid)
     finish_statistics(statistics, (gamma, beta), eps, rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (0, 3))
-    plan = _tasks(y, width, 3, should_stream(y, x, READ_AGAIN))
+    plan = tasks_of(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
-        start, stop = _range(plan, task, x.size)
-        _write_task(pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, rows[:3])
+        start, stop = range_of(plan, task, x.size)
+        write_task(
+            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, Columns(rows[:3], ())
+        )
 
 
 @kernel("PIIpP")
@@ -157,8 +162,8 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
     merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, (0, grid[1]))
     finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0] * x.shape[2]), rows, (0, x.shape[1]))
     spread(work, x.shape, grid, (1, 4))
-    plan = _tasks(dx, width, 4, should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy))
+    plan = tasks_of(dx, width, 4, should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(plan[0]):
-        start, stop = _range(plan, task, x.size)
+        start, stop = range_of(plan, task, x.size)
         inputs = pointer(dy, start), pointer(x, start)
-        _write_task(pointer(dx, start), inputs, (start, stop), plan, width, gradient, rows)
+        write_task(pointer(dx, start), inputs, (start, stop), plan, width, gradient, Columns(rows, ()))

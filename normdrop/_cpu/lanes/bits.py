@@ -46,6 +46,20 @@ def choose(bits: Any, a: Any, b: Any) -> Any:
     return np.where((int(bits) >> np.arange(LANES)) & 1 == 1, a, b)
 
 
+def _is_zero_typing(_typing_context: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        zero = builder.fcmp_ordered("==", args[0], ir.Constant(args[0].type, None))
+        return builder.bitcast(zero, _I16)
+
+    return types.uint16(value), codegen
+
+
+@compiled_as(_is_zero_typing)
+def is_zero(value: Any) -> Any:
+    """Return which lanes are +0 or -0, as 16 bits, the first lowest."""
+    return load_bits(value == 0, 0)
+
+
 def _lane_bits_typing(_typing_context: Any, words: Any, i: Any, e: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         keep_vectors_whole(builder)
@@ -68,7 +82,7 @@ def lane_bits(words: Any, i: Any, e: Any) -> Any:
     return load_bits(chosen != 0, 0)
 
 
-def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
+def load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = builder.load(place_of(context, builder, mask, args[0], args[1], ir.VectorType(_I8, LANES)))
         data.align = 1
@@ -78,7 +92,7 @@ def _load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
     return types.uint16(mask, types.uint64), codegen
 
 
-@compiled_as(_load_bits_typing)
+@compiled_as(load_bits_typing)
 def load_bits(mask: Any, i: Any) -> Any:
     """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
     return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))

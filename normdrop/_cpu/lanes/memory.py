@@ -204,6 +204,19 @@ def store_part(y: Any, i: Any, value: Any, start: Any, stop: Any) -> None:
     y[inside] = half.to_bits(value, y.dtype)[inside.start - i : inside.stop - i]
 
 
+def _as_stored_typing(_typing_context: Any, to: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return half.read(builder, to.dtype, half.written(builder, to.dtype, value.dtype, args[1]))
+
+    return VectorType(half.value_type(to.dtype))(to, value), codegen
+
+
+@compiled_as(_as_stored_typing)
+def as_stored(to: Any, value: Any) -> Any:
+    """Return what `load` would give of the vector, once it is stored in an array like `to`: rounded to its dtype."""
+    return half.to_values(half.to_bits(value, to.dtype))
+
+
 def element_typing(_typing_context: Any, x: Any, i: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         single = ir.VectorType(context.get_value_type(x.dtype), 1)
