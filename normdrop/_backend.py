@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _device, _exact, _process
+from normdrop._steps import Steps
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float64]
+Inputs = tuple[Array, "Array | None"]  # x and residual
 
 _FLOAT32, _FLOAT64, _INT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.int64, np.bool_))
 _WORD, _MAX_CALL = 2**32, 2**63
@@ -144,6 +146,80 @@ def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float
     _result("running_var", var, mean.shape, _FLOAT64, mean)
     _input("statistics", statistics, (3, mean.size), _FLOAT64, mean)
     select(mean).update_running(mean, var, statistics, momentum, correction)
+
+
+def batch_norm_act(
+    y: Array, inputs: Inputs, statistics: Vectors, affine: tuple[Array, Array], eps: float, steps: Steps
+) -> None:
+    """Statistics of the batch, and y = dropout(activation(batch norm of x + residual))."""
+    x, gamma, beta = inputs[0], *affine
+    _fused("y", y, inputs, steps)
+    _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    _input("beta", beta, gamma.shape, gamma.dtype, x)
+    select(x).batch_norm_act(y, inputs, statistics, affine, eps, steps)
+
+
+def normalize_act(y: Array, inputs: Inputs, vectors: Vectors, steps: Steps) -> None:
+    """y = dropout(activation((x - mean) * scale + shift + residual))."""
+    _fused("y", y, inputs, steps)
+    _input("vectors", vectors, (max(3, vectors.shape[0]), inputs[0].shape[1]), _FLOAT64, inputs[0])
+    select(inputs[0]).normalize_act(y, inputs, vectors, steps)
+
+
+def act_gradient(du: Array, dy: Array, inputs: Inputs, vectors: Vectors, steps: Steps) -> None:
+    """Gradient of what the activation takes in `normalize_act`."""
+    x = inputs[0]
+    _fused("du", du, inputs, steps)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _input("vectors", vectors, (max(3, vectors.shape[0]), x.shape[1]), _FLOAT64, x)
+    select(x).act_gradient(du, dy, inputs, vectors, steps)
+
+
+def batch_norm_act_backward(
+    results: tuple[Array, Array],
+    inputs: tuple[Array, Array, Array | None],
+    sums: Vectors,
+    statistics: Vectors,
+    affine: tuple[Array, Array],
+    steps: Steps,
+) -> None:
+    """Results = (dx, du), and sums = [dgamma, dbeta]; inputs = (dy, x, residual)."""
+    (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
+    _fused("dx", dx, (x, residual), steps)
+    _result("du", du, x.shape, x.dtype, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _result("sums", sums, (2, x.shape[1]), _FLOAT64, x)
+    _input("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    _input("beta", beta, gamma.shape, gamma.dtype, x)
+    select(x).batch_norm_act_backward(results, inputs, sums, statistics, affine, steps)
+
+
+def act_dropout(y: Array, inputs: Inputs, steps: Steps) -> None:
+    """y = dropout(activation(x)) + residual, flat."""
+    _fused("y", y, inputs, steps)
+    select(y).act_dropout(y, inputs, steps)
+
+
+def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
+    """Gradient of `act_dropout`, flat."""
+    _fused("dx", dx, (x, None), steps)
+    _input("dy", dy, x.shape, x.dtype, x)
+    select(x).act_dropout_backward(dx, dy, x, steps)
+
+
+def _fused(name: str, y: Array, inputs: Inputs, steps: Steps) -> None:
+    """Check the result, the inputs and the mask of a fused pass."""
+    x, residual = inputs
+    _input("x", x, x.shape, x.dtype, x)
+    _result(name, y, x.shape, x.dtype, x)
+    if residual is not None:
+        _input("residual", residual, x.shape, x.dtype, x)
+    _law(steps.key, steps.call, steps.threshold)
+    if steps.mask is not None:
+        n_shared, length = steps.fold
+        _input("mask", steps.mask, (x.size // (n_shared * length), length), _BOOL, x)
 
 
 def _batch(x: Array) -> None:

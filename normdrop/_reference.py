@@ -8,6 +8,9 @@ and may be the input itself.
 Numbers per channel are float64, in rows of shape (C,): `statistics` = [mean, variance, 1 / sqrt(variance + eps)],
 `sums` = [dgamma, dbeta]; `normalize` reads the first three rows of its `vectors`. `gamma` and `beta` have shape (C,)
 and one dtype, float32 or float64; float64 if `x` has that. Given and running statistics, `mean` and `var`, are float64.
+
+Fused passes take `Steps`, residuals of the shape and dtype of x, or None, and affine = (gamma, beta); each step is
+rounded as if it were a pass of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _exact
+from normdrop._activations import ACTIVATIONS
+from normdrop._steps import Steps
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -172,3 +177,88 @@ def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float
     for running, batch in ((mean, new * statistics[0]), (var, new * correction * statistics[1])):
         if momentum < 1.0:
             running[...] = batch + momentum * running if momentum > 0.0 else batch
+
+
+def _drop(values: Array, steps: Steps) -> Array:
+    """Dropout by the steps' mask."""
+    y = values.copy()
+    if steps.mask is not None:
+        n_shared, length = steps.fold
+        folded = values.reshape(-1, n_shared, length)
+        apply_mask(y.reshape(folded.shape), folded, steps.mask.reshape(-1, length), steps.scale)
+    elif steps.threshold > 0:
+        dropout(y.reshape(-1), values.reshape(-1), steps.key, steps.call, steps.threshold, steps.scale)
+    return y
+
+
+def _plus(values: Array, residual: Array | None) -> Array:
+    return values if residual is None else _rounded(_wide(values) + _wide(residual), values.dtype)
+
+
+def _activated(u: Array, steps: Steps) -> Array:
+    with np.errstate(all="ignore"):
+        return _rounded(ACTIVATIONS[steps.activation].value(_wide(u), np.float64(steps.parameter)), u.dtype)
+
+
+def _gradient(dy: Array, u: Array, steps: Steps) -> Array:
+    with np.errstate(all="ignore"):
+        slope = ACTIVATIONS[steps.activation].derivative(_wide(u), np.float64(steps.parameter))
+        slope = np.broadcast_to(slope, u.shape)
+        return _rounded(np.where(slope == 0, 0.0, _wide(_drop(dy, steps)) * slope), u.dtype)
+
+
+def batch_norm_act(
+    y: Array,
+    inputs: tuple[Array, Array | None],
+    statistics: Vectors,
+    affine: tuple[Array, Array],
+    eps: float,
+    steps: Steps,
+) -> None:
+    """Fill the statistics, and y = dropout(activation(batch norm of x + residual)); inputs = (x, residual)."""
+    x, residual = inputs
+    u = np.empty_like(x)
+    batch_norm(u, x, statistics, *affine, eps)
+    y[...] = _drop(_activated(_plus(u, residual), steps), steps)
+
+
+def normalize_act(y: Array, inputs: tuple[Array, Array | None], vectors: Vectors, steps: Steps) -> None:
+    """Set y = dropout(activation((x - mean) * scale + shift + residual)); vectors = [mean, scale, shift]."""
+    u = np.empty_like(y)
+    normalize(u, inputs[0], vectors)
+    y[...] = _drop(_activated(_plus(u, inputs[1]), steps), steps)
+
+
+def act_gradient(du: Array, dy: Array, inputs: tuple[Array, Array | None], vectors: Vectors, steps: Steps) -> None:
+    """Set du = gradient of what the activation takes in `normalize_act`; +0 where its derivative is 0."""
+    u = np.empty_like(du)
+    normalize(u, inputs[0], vectors)
+    du[...] = _gradient(dy, _plus(u, inputs[1]), steps)
+
+
+def batch_norm_act_backward(
+    results: tuple[Array, Array],
+    inputs: tuple[Array, Array, Array | None],
+    sums: Vectors,
+    statistics: Vectors,
+    affine: tuple[Array, Array],
+    steps: Steps,
+) -> None:
+    """Fill results = (dx, du), du as of `act_gradient`, and sums = [dgamma, dbeta]; inputs = (dy, x, residual).
+
+    du may be dx.
+    """
+    (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
+    vectors = np.stack([statistics[0], _wide(gamma) * statistics[2], beta])
+    act_gradient(du, dy, (x, residual), vectors, steps)
+    batch_norm_backward(dx, du, x, sums, statistics, gamma)
+
+
+def act_dropout(y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> None:
+    """Set y = dropout(activation(x)) + residual, flat; inputs = (x, residual)."""
+    y[...] = _plus(_drop(_activated(inputs[0], steps), steps), inputs[1])
+
+
+def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
+    """Set dx = gradient of `act_dropout`, flat; +0 where the activation's derivative is 0."""
+    dx[...] = _gradient(dy, x, steps)

@@ -19,6 +19,9 @@ CHUNK = 1 << 14  # elements of an element-wise loop, about
 PAIRS = 64  # of groups of 128 elements, in dropout
 POSITIONS, COLUMNS = 32 * LANES, 64 * LANES  # of dropout of exchanged axes: their bits stay in the first-level cache
 
+MASK_PIECE = 1 << 12  # of a fused pass, whose mask stays in the first-level cache
+MASK_BUFFER = MASK_PIECE + (1 << 9)  # bytes: masks are drawn for 256 elements at a time, at both ends
+
 # Channels by planes.
 CHANNEL_SLAB = 1 << 22  # bytes of a channel's or a task's values that are still in a cache when they are read again
 NEAR = 1 << 18  # bytes of channels that stay in the second-level cache, with as many that are prefetched

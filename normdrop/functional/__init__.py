@@ -2,7 +2,9 @@
 
 import sys
 
+from normdrop.functional._act_dropout import ActDropoutContext, act_dropout, act_dropout_backward
 from normdrop.functional._batch_norm import BatchNormContext, batch_norm, batch_norm_backward
+from normdrop.functional._batch_norm_act import BatchNormActContext, batch_norm_act, batch_norm_act_backward
 from normdrop.functional._batch_norm_inference import (
     InferenceContext,
     batch_norm_inference,
@@ -14,10 +16,16 @@ from normdrop.functional._masking import DropoutContext
 from normdrop.functional._running import update_running
 
 __all__ = [
+    "ActDropoutContext",
+    "BatchNormActContext",
     "BatchNormContext",
     "DropoutContext",
     "InferenceContext",
+    "act_dropout",
+    "act_dropout_backward",
     "batch_norm",
+    "batch_norm_act",
+    "batch_norm_act_backward",
     "batch_norm_backward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
@@ -29,6 +37,6 @@ __all__ = [
 ]
 
 # Pickles name contexts by this package; older ones by files that now have other names.
-for _context in (BatchNormContext, DropoutContext, InferenceContext):
+for _context in (ActDropoutContext, BatchNormActContext, BatchNormContext, DropoutContext, InferenceContext):
     _context.__module__ = __name__
 sys.modules.update({f"{__name__}.{name}": sys.modules[__name__] for name in ("batch_norm", "inference", "masking")})

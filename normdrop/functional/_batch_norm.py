@@ -62,6 +62,15 @@ class BatchNormContext(NamedTuple):
         return math.prod(shape) // n_channels if n_channels else 0
 
 
+def more_than_one_value(x: Array, n_channels: int, instead: str) -> None:
+    """Check that channels have values enough for statistics."""
+    if x.size == n_channels > 0:
+        raise ValueError(
+            f"x has one value per channel (shape {x.shape}), whose variance is no estimate; "
+            f"use a larger batch or {instead} with running statistics"
+        )
+
+
 def batch_norm(
     x: Array,
     gamma: Array | None = None,
@@ -144,11 +153,8 @@ def batch_norm(
     eps = _checks.eps(eps)
     if reduce is not None:
         shared.check(reduce, x)
-    elif x.size == n_channels > 0:
-        raise ValueError(
-            f"x has one value per channel (shape {x.shape}), whose variance is no estimate; "
-            "use a larger batch or batch_norm_inference with running statistics"
-        )
+    else:
+        more_than_one_value(x, n_channels, "batch_norm_inference")
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)

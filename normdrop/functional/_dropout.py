@@ -17,17 +17,12 @@ from normdrop.functional._masking import (
     keep_prob_of,
     law_of,
     mask_of,
+    shared_axes_of,
     threshold_of,
 )
 from normdrop.random import RNG, as_stream, check_rng
 
 Array: TypeAlias = npt.NDArray[Any]
-
-
-def _shared_axes(shared_axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
-    if isinstance(shared_axes, tuple) and not shared_axes:
-        return ()
-    return tuple(sorted({_checks.axis(axis, "shared_axes", ndim) for axis in _checks.axes(shared_axes)}))
 
 
 @overload
@@ -141,7 +136,7 @@ def dropout(
     x = _checks.array(x, "x")
     threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
     # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
-    law = x.shape, x.dtype, threshold if x.size else 0, scale, _shared_axes(shared_axes, x.ndim)
+    law = x.shape, x.dtype, threshold if x.size else 0, scale, shared_axes_of(shared_axes, x.ndim)
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")

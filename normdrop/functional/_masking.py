@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -56,6 +57,13 @@ def keep_prob_of(threshold: int) -> float:
     return 1.0 - threshold / 2.0**32
 
 
+def shared_axes_of(shared_axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
+    """Return the shared axes, each from 0 to ndim - 1, after checks."""
+    if isinstance(shared_axes, tuple) and not shared_axes:
+        return ()
+    return tuple(sorted({_checks.axis(axis, "shared_axes", ndim) for axis in _checks.axes(shared_axes)}))
+
+
 @lru_cache(maxsize=256)
 def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
     """T, and the factor of the kept elements in training."""
@@ -83,8 +91,8 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
         _backend.dropout_transposed(walk.y, walk.x, context.key, context.call, threshold, scale)
     else:
         everything = context.mask is None and threshold == 0  # one element of such a mask is enough
-        fold, values = ((1, x.size, 1), _kept(x)) if everything else _fold(mask_of(context, x), x.shape, layout)
-        walk.fold(fold)
+        shape, values = ((1, x.size, 1), _kept(x)) if everything else fold(mask_of(context, x), x.shape, layout)
+        walk.fold(shape)
         _backend.apply_mask(walk.y, walk.x, values, scale)
     return walk.result()
 
@@ -109,7 +117,7 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     return mask
 
 
-def _fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
+def fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
     """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask to (A, B)."""
     mask = mask.transpose(layout.order)
     lengths = [shape[axis] for axis in layout.order]
