@@ -18,7 +18,7 @@ from normdrop._cpu.kernels.fused_operations import Fusion, operations
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.toolchain.launch import Kernel, threads
 from normdrop._cpu.toolchain.scratch import scratch
-from normdrop._cpu.tuning import MASK_BUFFER, PARALLEL_SIZE
+from normdrop._cpu.tuning import MASK_BUFFER, PARALLEL_SIZE, SLAB, SPAN_SLAB
 from normdrop._steps import Steps
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -34,6 +34,7 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     function, names = kernel.function, dict(kernel.function.__globals__)
     names["operation"] = operations(fusion)[backward]
     names["fill"] = mask_pieces.fill if fusion.dropout else mask_pieces.no_mask
+    names["loop_ahead"] = mask_pieces.while_drawn if fusion.dropout else mask_pieces.in_loop
     names["end_of_piece"] = mask_pieces.cut if fusion.dropout else mask_pieces.whole
     name = f"{function.__name__}_{fusion.name}_{'backward' if backward else 'forward'}"
     made = FunctionType(function.__code__, names, name)
@@ -41,10 +42,10 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     return Kernel(made, kernel.arguments)
 
 
-def _law(steps: Steps, n_workers: int) -> tuple[Array, Array]:
-    """The numbers of the mask law as kernels take them, and the given mask."""
+def _law(steps: Steps, n_workers: int, slab: int = 0) -> tuple[Array, Array]:
+    """The numbers of the mask law as kernels take them, and the given mask; slab: of `fused_planes.backward`."""
     threshold = steps.threshold if steps.mask is None else mask_pieces.GIVEN
-    law = np.array([*steps.key, steps.call, threshold, *steps.fold, n_workers], np.int64)
+    law = np.array([*steps.key, steps.call, threshold, *steps.fold, n_workers, slab], np.int64)
     return law, _NO_MASK if steps.mask is None else steps.mask.reshape(-1)
 
 
@@ -124,7 +125,12 @@ def batch_norm_act_backward(
     vectors = np.stack([statistics[0], gamma.astype(np.float64) * statistics[2], beta])
     if not launchers.by_rows(x.shape) and launchers.in_one_go(x.shape, 2 * x.itemsize):
         n_workers = threads() if x.size >= PARALLEL_SIZE else 1
-        law, given = _law(steps, n_workers)
+        slab = 0
+        if residual is None:  # nobody wants du
+            slab = max(x.shape[0] * x.shape[2], max(SLAB, SPAN_SLAB) // (2 * x.itemsize))
+            du = scratch((n_workers, 1, (slab * x.itemsize + 7) // 8)).view(x.dtype)
+            slab = du.shape[2]
+        law, given = _law(steps, n_workers, slab)
         run = _fused(fused_planes.backward, fusion, True).variant(x.dtype, x.size, gamma.dtype)
         work = scratch(planes.workspace_shape(x.shape))
         constants = np.array([steps.parameter, steps.scale])

@@ -63,12 +63,13 @@ def numbers_of(numbers: Numbers, channel: Index) -> Any:
 
 
 @helper
-def prefetch_each(inputs: Inputs, i: Index, ahead: Any, n: Index) -> None:
-    """Prefetch n elements of each input, as far ahead of i as `ahead` says: 0 for not at all, None for no input."""
+def prefetch_each(ahead: Any, i: Index, n: Index) -> None:
+    """Prefetch n elements of each of ahead = (arrays, how far ahead of i, 0 for not at all); None for no array."""
     if ahead is not None:
-        for k in range(len(inputs)):
-            if ahead[k] > 0:
-                prefetch_range(inputs[k], i + ahead[k], n)
+        arrays, distances = ahead
+        for k in range(len(arrays)):
+            if distances[k] > 0:
+                prefetch_range(arrays[k], i + distances[k], n)
 
 
 @helper
@@ -83,7 +84,7 @@ def write_vectors(y: Memory, inputs: Inputs, run: Run, operation: Operation, num
     i = run.start
     if len(inputs) == 1:
         while i + 4 * LANES <= run.stop:
-            prefetch_each(inputs, i, ahead, 4 * LANES)
+            prefetch_each(ahead, i, 4 * LANES)
             x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
             x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
             store_or_stream(y, i, operation(*x0, *numbers), run.streaming)
@@ -93,7 +94,7 @@ def write_vectors(y: Memory, inputs: Inputs, run: Run, operation: Operation, num
             i += 4 * LANES
     else:
         while i + 2 * LANES <= run.stop:
-            prefetch_each(inputs, i, ahead, 2 * LANES)
+            prefetch_each(ahead, i, 2 * LANES)
             y0 = operation(*load_each(inputs, i), *numbers)
             y1 = operation(*load_each(inputs, i + LANES), *numbers)
             store_or_stream(y, i, y0, run.streaming)
@@ -119,7 +120,7 @@ def write_run(y: Memory, inputs: Inputs, run: Run, operation: Operation, numbers
         write_part(y, inputs, start, stop, operation, numbers)
         return
     if not is_long(stop - start):
-        prefetch_each(inputs, start, ahead, stop - start)
+        prefetch_each(ahead, start, stop - start)
         last = operation(*load_each(inputs, stop - LANES), *numbers)
         write_vectors(y, inputs, Run(start, stop - 1, False), operation, numbers, None)
         store(y, stop - LANES, last)
@@ -145,7 +146,7 @@ def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numb
     if i > start:
         write_part(y, inputs, start, i, operation, splats)
     while i + LANES <= stop:
-        prefetch_each(inputs, i, ahead, inner)
+        prefetch_each(ahead, i, inner)
         i = write_vectors(y, inputs, Run(i, end, True), operation, splats, None)
         if end < stop:
             vectors = load_each(inputs, i)

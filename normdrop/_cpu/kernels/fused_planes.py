@@ -15,7 +15,7 @@ from numba import prange
 from normdrop._cpu.kernels.elementwise import Numbers
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.plane_sums import (
-    block_gradients,
+    block_gradients_of_slab,
     block_moments,
     grid_of,
     merged_gradients,
@@ -29,18 +29,18 @@ from normdrop._cpu.kernels.planes import (
     four,
     prefetched,
     spans_of,
-    write_channels,
     write_chunk,
 )
-from normdrop._cpu.kinds import Index, Memory, Table, Workspace
+from normdrop._cpu.kinds import Flag, Index, Memory, Table, Workspace
 from normdrop._cpu.lanes.memory import address, item_size, pointer
-from normdrop._cpu.lanes.streaming import fence, should_stream
+from normdrop._cpu.lanes.streaming import exceeds_last_level_cache, fence, prefetch_pays, should_stream
 from normdrop._cpu.toolchain.launch import helper, kernel
 from normdrop._cpu.tuning import MASK_BUFFER, READ_AGAIN, READ_ONCE
 
 operation: Any = None  # what is computed
 end_of_piece: Any = None  # `cut` or `whole` of `mask_pieces`
 fill: Any = None  # `fill` or `no_mask`
+loop_ahead: Any = None  # `while_drawn` or `in_loop`
 
 
 @helper
@@ -49,35 +49,53 @@ def _share(worker: Index, n_workers: Index, n_tasks: Index) -> Any:
     return worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers
 
 
+@helper
+def _worker_masks(masks: Memory, worker: Index) -> Any:
+    return masks[worker * MASK_BUFFER : worker * MASK_BUFFER + MASK_BUFFER]
+
+
 @kernel("OIIIpdqmM")
 def transform(
     y: Memory, dy: Memory, x: Memory, r: Memory, vectors: Table, constants: Memory, law: Memory, given: Memory,
     masks: Memory,
 ) -> None:  # fmt: skip
     """y = operation(...) with vectors = [mean, scale, shift] of each channel. Parallel over workers."""
-    n_channels = x.shape[1]
     in_place = address(y) == address(dy) or address(y) == address(r)
     large = should_stream(y, x, READ_ONCE) and not in_place
     spans, size = spans_of(x, large)
     n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
-        mask = masks[worker * MASK_BUFFER : worker * MASK_BUFFER + MASK_BUFFER]
-        first = pointer(vectors, 0)
-        rows = first, pointer(first, n_channels), pointer(first, 2 * n_channels)
-        numbers = Numbers(rows, 1, (constants[0], constants[1], pointer(y, 0)))
+        mask = _worker_masks(masks, worker)
+        numbers = _of_vectors(vectors, (constants[0], constants[1], pointer(y, 0)))
         task, end = _share(worker, n_workers, (x.size + size - 1) // size)
         start, stop = task * size, min(end * size, x.size)
         while start < stop:
             piece = end_of_piece(start, min(start + size, stop))
-            at = fill(mask, start, piece, law, given)
-            inputs = pointer(dy, start), pointer(x, start), pointer(r, start), pointer(mask, at)
-            write_chunk(pointer(y, start), inputs, x.shape, (start, piece, large, spans), operation, numbers)
+            near = pointer(dy, start), pointer(x, start), pointer(r, start)
+            at = fill(mask, start, piece, law, given, (near, _once(dy, x, r, prefetch_pays(x), 0)))
+            inputs = *near, pointer(mask, at)
+            write_chunk(pointer(y, start), inputs, x.shape, (start, piece, large, spans, None), operation, numbers)
             start = piece
         fence()
 
 
 @helper
-def _three(work: Workspace, constants: Any) -> Numbers:
+def _once(dy: Memory, x: Memory, r: Memory, far: Flag, distance: Index) -> Any:
+    """How far ahead to prefetch dy, x and r: each array once, and nothing if they are not `far`."""
+    at = distance if distance > 0 else 1
+    if not far:
+        at = 0
+    return at if address(dy) != address(x) else 0, at, at if address(r) != address(x) else 0
+
+
+@helper
+def _of_vectors(vectors: Table, constants: Any) -> Numbers:
+    n_channels, first = vectors.shape[1], pointer(vectors, 0)
+    return Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, constants)
+
+
+@helper
+def _of_workspace(work: Workspace, constants: Any) -> Numbers:
     first = pointer(work, 0)
     return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1], constants)
 
@@ -96,24 +114,27 @@ def batch_norm(
     at_once, spans = channels_at_once(x, size, in_place)
     n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
-        mask = masks[worker * MASK_BUFFER : worker * MASK_BUFFER + MASK_BUFFER]
-        numbers = _three(work, (constants[0], constants[1], pointer(y, 0)))
+        mask = _worker_masks(masks, worker)
+        numbers = _of_workspace(work, (constants[0], constants[1], pointer(y, 0)))
         task, last = _share(worker, n_workers, (n_channels + at_once - 1) // at_once)
         for first in range(task * at_once, min(last * at_once, n_channels), at_once):
             end = min(first + at_once, n_channels)
-            ahead = prefetched(x, size, end - first)
+            with_sums, with_results, _ = prefetched(x, size, end - first)
             for c in range(first, end):
                 for b in range(n_blocks(grid)):
-                    block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
+                    block_moments(work, pointer(x, 0), (grid, c, b), with_sums)
                 merged = merged_moments(work, pointer(x, 0), grid, c)
                 finish_statistics(statistics, c, merged, (gamma, beta), constants[2], work)
+            with_residual = max(with_sums, with_results) if address(r) != address(x) else 0
             for o in range(outer):
                 start, stop = (o * n_channels + first) * inner, (o * n_channels + end) * inner
                 while start < stop:
                     piece = end_of_piece(start, stop)
-                    at = fill(mask, start, piece, law, given)
+                    ahead = (pointer(x, start), pointer(r, start)), (with_results, with_residual)
+                    at = fill(mask, start, piece, law, given, ahead)
                     inputs = pointer(x, start), pointer(x, start), pointer(r, start), pointer(mask, at)
-                    write_chunk(pointer(y, start), inputs, x.shape, (start, piece, large, spans), operation, numbers)
+                    chunk = start, piece, large, spans, loop_ahead(ahead)
+                    write_chunk(pointer(y, start), inputs, x.shape, chunk, operation, numbers)
                     start = piece
         fence()
 
@@ -123,36 +144,48 @@ def backward(
     dx: Memory, du: Memory, dy: Memory, x: Memory, r: Memory, sums: Table, statistics: Table, vectors: Table,
     gamma: Memory, work: Workspace, constants: Memory, law: Memory, given: Memory, masks: Memory,
 ) -> None:  # fmt: skip
-    """du, the gradient of what the activation takes, the sums of it, and dx, while a channel is in the cache."""
+    """du, the gradient of what the activation takes, the sums of it, and dx, while a channel is in the cache.
+
+    law[7] is 0 where du is an array as x. Elsewhere nobody wants it: it has a slab of so many elements for each worker.
+    """
     outer, n_channels, inner = x.shape
-    grid = grid_of(x.shape)
-    in_place = address(dx) == address(x) or address(dx) == address(du) or address(dx) == address(dy)
+    grid, image = grid_of(x.shape), n_channels * inner
+    in_place = address(dx) == address(x) or address(dx) == address(dy)
     large = should_stream(dx, x, READ_AGAIN) and not in_place
     size = item_size(dy) + item_size(x)
     at_once, spans = channels_at_once(x, size, in_place)
-    n_workers = masks.size // MASK_BUFFER
+    far = exceeds_last_level_cache(x.size * (size + item_size(x)))
+    n_workers, slab = masks.size // MASK_BUFFER, law[7]
     for worker in prange(n_workers):
-        mask = masks[worker * MASK_BUFFER : worker * MASK_BUFFER + MASK_BUFFER]
-        rows = pointer(vectors, 0)
-        rows_ = rows, pointer(rows, n_channels), pointer(rows, 2 * n_channels)
-        numbers = Numbers(rows_, 1, (constants[0], constants[1], pointer(dx, 0)))
+        mask = _worker_masks(masks, worker)
+        numbers = _of_vectors(vectors, (constants[0], constants[1], pointer(dx, 0)))
         task, last = _share(worker, n_workers, (n_channels + at_once - 1) // at_once)
         for first in range(task * at_once, min(last * at_once, n_channels), at_once):
             end = min(first + at_once, n_channels)
+            width = (end - first) * inner
+            to, step = pointer(du, worker * slab), width
+            if slab == 0:
+                to, step = pointer(du, first * inner), image
+            distances = _once(dy, x, r, far, width)
             for o in range(outer):
-                start, stop = (o * n_channels + first) * inner, (o * n_channels + end) * inner
+                start, stop = o * image + first * inner, o * image + end * inner
+                first_of_image = start
                 while start < stop:
                     piece = end_of_piece(start, stop)
-                    at = fill(mask, start, piece, law, given)
-                    inputs = pointer(dy, start), pointer(x, start), pointer(r, start), pointer(mask, at)
-                    write_chunk(pointer(du, start), inputs, x.shape, (start, piece, False, False), operation, numbers)
+                    near = pointer(dy, start), pointer(x, start), pointer(r, start)
+                    at = fill(mask, start, piece, law, given, (near, distances))
+                    chunk = start, piece, False, False, loop_ahead((near, distances))
+                    place = pointer(to, o * step + start - first_of_image)
+                    write_chunk(place, (*near, pointer(mask, at)), x.shape, chunk, operation, numbers)
                     start = piece
-            inputs_ = pointer(du, 0), pointer(x, 0)
             for c in range(first, end):
                 for b in range(n_blocks(grid)):
-                    block_gradients(work, inputs_, (grid, c, b), statistics[0, c], 0)
+                    block_gradients_of_slab(work, (to, pointer(x, 0)), (grid, c, b), statistics[0, c], (first, step))
                 merged = merged_gradients(work, grid, c)
                 finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
-            how = spans, large, None
-            write_channels(pointer(dx, 0), inputs_, x.shape, (first, end), how, gradient, four(work))
+            for o in range(outer):
+                start = o * image + first * inner
+                inputs = pointer(to, o * step), pointer(x, start)
+                chunk = start, start + width, large, spans, None
+                write_chunk(pointer(dx, start), inputs, x.shape, chunk, gradient, four(work))
         fence()

@@ -49,7 +49,8 @@ def transform(
         mask = masks[worker * size : worker * size + size]
         for task in range(worker * plan[0] // n_workers, (worker + 1) * plan[0] // n_workers):
             start, stop = range_of(plan, task, x.size)
-            at = fill(mask, start, stop, law, given)
+            near = pointer(dy, start), pointer(x, start), pointer(r, start)
+            at = fill(mask, start, stop, law, given, (near, (0, 0, 0)))
             inputs = pointer(dy, start), pointer(x, start), pointer(r, start), pointer(mask, at)
             numbers = Columns((mean, scale, shift), (constants[0], constants[1], pointer(y, 0)))
             write_task(pointer(y, start), inputs, (start, stop), plan, width, operation, numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normdrop._cpu.kernels.elementwise import prefetch_each
 from normdrop._cpu.kernels.mask_law import PAIR, draw, kept
 from normdrop._cpu.kinds import Index, Memory
 from normdrop._cpu.lanes.bits import store_bits
@@ -18,6 +19,18 @@ from normdrop._cpu.tuning import MASK_PIECE
 
 BEYOND = 2 * PAIR  # bytes of a buffer, besides one for each element: masks are drawn for whole pairs of groups
 GIVEN = -1  # instead of a threshold, where the mask is given
+
+
+@helper
+def in_loop(ahead: Any) -> Any:
+    """What a loop prefetches where there is no mask."""
+    return ahead
+
+
+@helper
+def while_drawn(ahead: Any) -> Any:
+    """What a loop prefetches where it has come while the mask was drawn."""
+    return None
 
 
 @helper
@@ -33,18 +46,22 @@ def cut(start: Index, stop: Index) -> Any:
 
 
 @helper
-def no_mask(buffer: Memory, start: Index, stop: Index, law: Memory, given: Memory) -> Any:
+def no_mask(buffer: Memory, start: Index, stop: Index, law: Memory, given: Memory, ahead: Any) -> Any:
     """Fill in nothing, for operations that read no mask."""
     return 0
 
 
 @outlined
-def _draw(buffer: Memory, first: Index, n_pairs: Index, law: Any) -> None:
-    """buffer[k] = whether the mask law keeps element 256 * first + k, of n pairs of groups; law = (key, call, T)."""
+def _draw(buffer: Memory, first: Index, n_pairs: Index, law: Any, ahead: Any) -> None:
+    """buffer[k] = whether the mask law keeps element 256 * first + k, of n pairs of groups; law = (key, call, T).
+
+    Drawing takes long and reads nothing: meanwhile comes what is to be read next, ahead = (arrays, how far ahead).
+    """
     apart()
     key0, key1, call, threshold = law
     for p in range(n_pairs):
         draws = draw(first + p, call, key0, key1, threshold)
+        prefetch_each(ahead, p * PAIR, PAIR)
         at = p * PAIR
         for k in range(PAIR // (2 * LANES)):
             low, high = kept(draws[k], threshold)
@@ -73,14 +90,15 @@ def _take(buffer: Memory, start: Index, stop: Index, given: Memory, fold: Any) -
 
 
 @helper
-def fill(buffer: Memory, start: Index, stop: Index, law: Memory, given: Memory) -> Any:
+def fill(buffer: Memory, start: Index, stop: Index, law: Memory, given: Memory, ahead: Any) -> Any:
     """Fill in the mask of elements [start, stop), and return where in the buffer that of `start` is.
 
-    law = (two words of the key, call, threshold, S, B), the last two as in `_take`.
+    law = (two words of the key, call, threshold, S, B), the last two as in `_take`; arrays of `ahead`, as in `_draw`,
+    begin with element `start`.
     """
     if law[3] == GIVEN:
         _take(buffer, start, stop, given, (law[4], law[5]))
         return 0
     first = start // PAIR
-    _draw(pointer(buffer, 0), first, (stop + PAIR - 1) // PAIR - first, (law[0], law[1], law[2], law[3]))
+    _draw(pointer(buffer, 0), first, (stop + PAIR - 1) // PAIR - first, (law[0], law[1], law[2], law[3]), ahead)
     return start - first * PAIR

@@ -60,10 +60,11 @@ def _block(grid: Grid, channel: Index, b: Index) -> Any:
 
 
 @helper
-def _block_sums(a: Memory, b: Memory, block: Any, stride: Index, shifts: Any, ahead: Any) -> Any:
+def _block_sums(a: Memory, b: Memory, block: Any, stride: Index, shifts: Any, ahead: Any, apart: Any) -> Any:
     """sum(a - p), sum((a - p) * (b - q)) over a block of flat arrays; planes are `stride` apart, shifts = (p, q).
 
-    If `ahead` is positive, b is prefetched so many elements ahead.
+    If `ahead` is positive, b is prefetched so many elements ahead. apart = (d, e): in plane k of the block, a lies
+    d + k * e elements before b.
     """
     start, n_planes, length = block
     p, q = shifts
@@ -72,12 +73,12 @@ def _block_sums(a: Memory, b: Memory, block: Any, stride: Index, shifts: Any, ah
     s, t = 0.0, 0.0
     for plane in range(n_planes):
         i = start + plane * stride
-        stop = i + length
+        stop, d = i + length, apart[0] + plane * apart[1]
         while i + 2 * LANES <= stop:
             if ahead > 0:
                 prefetch_range(b, i + ahead, 2 * LANES)
-            u0 = widen(load(a, i)) - ps
-            u1 = widen(load(a, i + LANES)) - ps
+            u0 = widen(load(a, i - d)) - ps
+            u1 = widen(load(a, i + LANES - d)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
             t1 += u1 * (widen(load(b, i + LANES)) - qs)
             s0 += u0
@@ -86,12 +87,12 @@ def _block_sums(a: Memory, b: Memory, block: Any, stride: Index, shifts: Any, ah
         if i + LANES <= stop:
             if ahead > 0:
                 prefetch_range(b, i + ahead, LANES)
-            u0 = widen(load(a, i)) - ps
+            u0 = widen(load(a, i - d)) - ps
             t0 += u0 * (widen(load(b, i)) - qs)
             s0 += u0
             i += LANES
         while i < stop:
-            u = element(a, i) - p
+            u = element(a, i - d) - p
             t += u * (element(b, i) - q)
             s += u
             i += 1
@@ -107,7 +108,7 @@ def block_moments(work: Workspace, x: Memory, places: Any, ahead: Any) -> None:
     grid, channel, b = places
     block = _block(grid, channel, b)
     shift = element(x, block[0])
-    s, t = _block_sums(x, x, block, grid[1] * grid[2], (shift, shift), ahead)
+    s, t = _block_sums(x, x, block, grid[1] * grid[2], (shift, shift), ahead, (0, 0))
     offset, m2 = centered(s, t, block[1] * block[2])
     work[channel, 2 * b], work[channel, 2 * b + 1] = shift - element(x, channel * grid[2]) + offset, m2
 
@@ -136,7 +137,18 @@ def merged_moments(work: Workspace, x: Memory, grid: Grid, channel: Index) -> An
 def block_gradients(work: Workspace, arrays: Any, places: Any, mean: Any, ahead: Any) -> None:
     """work[channel, 2b], [.., 2b + 1] = sum(dy), sum(dy * (x - mean)) in a block as of `block_moments`."""
     (dy, x), (grid, channel, b) = arrays, places
-    s, t = _block_sums(dy, x, _block(grid, channel, b), grid[1] * grid[2], (0.0, mean), ahead)
+    s, t = _block_sums(dy, x, _block(grid, channel, b), grid[1] * grid[2], (0.0, mean), ahead, (0, 0))
+    work[channel, 2 * b], work[channel, 2 * b + 1] = s, t
+
+
+@helper
+def block_gradients_of_slab(work: Workspace, arrays: Any, places: Any, mean: Any, slab: Any) -> None:
+    """As `block_gradients`, where dy is a slab = (its first channel, elements from one image to the next)."""
+    (dy, x), (grid, channel, b) = arrays, places
+    block, stride = _block(grid, channel, b), grid[1] * grid[2]
+    between = stride - slab[1]
+    apart = slab[0] * grid[2] + block[0] // stride * between, between
+    s, t = _block_sums(dy, x, block, stride, (0.0, mean), 0, apart)
     work[channel, 2 * b], work[channel, 2 * b + 1] = s, t
 
 

@@ -57,22 +57,22 @@ def _plane_at(shape: Shape, i: Index) -> Any:
 
 @helper
 def write_chunk(y: Memory, inputs: Inputs, shape: Shape, chunk: Any, operation: Operation, numbers: Numbers) -> None:
-    """Write chunk = (first element, end, whether streamed, whether in spans), with which y and inputs begin.
+    """Write chunk = (first element, end, whether streamed, whether in spans, what to prefetch); arrays begin there.
 
     A span is written for each image. Memory that was streamed waits for a `fence`.
     """
-    start, stop, streaming, spans = chunk
+    start, stop, streaming, spans, ahead = chunk
     _, n_channels, inner = shape
     c, end = _plane_at(shape, start)
     first, end, n = 0, end - start, stop - start
     while first < n:
         if spans:
             image = min(end + (n_channels - 1 - c) * inner, n)
-            write_span(y, inputs, Span(first, image, end, c, inner), operation, numbers, None)
+            write_span(y, inputs, Span(first, image, end, c, inner), operation, numbers, ahead)
             first, end, c = image, image + inner, 0
         else:
             run = Run(first, min(end, n), streaming)
-            write_run(y, inputs, run, operation, numbers_of(numbers, c), None)
+            write_run(y, inputs, run, operation, numbers_of(numbers, c), ahead)
             first = end
             end += inner
             c = c + 1 if c + 1 < n_channels else 0
@@ -142,7 +142,7 @@ def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
         first = pointer(vectors, 0)
         numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, ())
         start, stop = chunk * size, min(chunk * size + size, x.size)
-        piece = start, stop, large, spans
+        piece = start, stop, large, spans, None
         write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, numbers)
         fence()
 
@@ -207,8 +207,9 @@ def batch_norm(
             for b in range(n_blocks(grid)):
                 block_moments(work, pointer(x, 0), (grid, c, b), ahead[0])
             finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
-        how = spans, large, (ahead[1],)
-        write_channels(pointer(y, 0), (pointer(x, 0),), x.shape, (first, end), how, normalized, _three(work))
+        inputs = (pointer(x, 0),)
+        how = spans, large, (inputs, (ahead[1],))
+        write_channels(pointer(y, 0), inputs, x.shape, (first, end), how, normalized, _three(work))
 
 
 @kernel("OIPwwPf")
@@ -225,7 +226,7 @@ def batch_norm_in_blocks(
         finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
-        piece = start, stop, large, False
+        piece = start, stop, large, False, None
         write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, _three(work))
         fence()
 
@@ -276,7 +277,7 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
                 block_gradients(work, inputs, (grid, c, b), statistics[0, c], ahead[0])
             merged = merged_gradients(work, grid, c)
             finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
-        how = spans, large, (ahead[2], ahead[1])
+        how = spans, large, (inputs, (ahead[2], ahead[1]))
         write_channels(pointer(dx, 0), inputs, x.shape, (first, end), how, gradient, four(work))
 
 
@@ -298,5 +299,5 @@ def backward_in_blocks(
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
         inputs = pointer(dy, start), pointer(x, start)
-        write_chunk(pointer(dx, start), inputs, x.shape, (start, stop, large, False), gradient, four(work))
+        write_chunk(pointer(dx, start), inputs, x.shape, (start, stop, large, False, None), gradient, four(work))
         fence()
