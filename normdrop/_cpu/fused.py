@@ -42,10 +42,17 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     return Kernel(made, kernel.arguments)
 
 
-def _law(steps: Steps, n_workers: int, slab: int = 0) -> tuple[Array, Array]:
-    """The numbers of the mask law as kernels take them, and the given mask; slab: of `fused_planes.backward`."""
+def _slabs(n_workers: int, x: Array) -> Array:
+    """Memory of each worker for the values of as many channels as `fused_planes.backward` takes at once."""
+    size = max(x.shape[0] * x.shape[2], max(SLAB, SPAN_SLAB) // (2 * x.itemsize))
+    memory: Array = scratch((n_workers, 1, (size * x.itemsize + 7) // 8)).view(x.dtype)
+    return memory
+
+
+def _law(steps: Steps, n_workers: int) -> tuple[Array, Array]:
+    """The numbers of the mask law as kernels take them, and the given mask."""
     threshold = steps.threshold if steps.mask is None else mask_pieces.GIVEN
-    law = np.array([*steps.key, steps.call, threshold, *steps.fold, n_workers, slab], np.int64)
+    law = np.array([*steps.key, steps.call, threshold, *steps.fold, n_workers], np.int64)
     return law, _NO_MASK if steps.mask is None else steps.mask.reshape(-1)
 
 
@@ -125,16 +132,12 @@ def batch_norm_act_backward(
     vectors = np.stack([statistics[0], gamma.astype(np.float64) * statistics[2], beta])
     if not launchers.by_rows(x.shape) and launchers.in_one_go(x.shape, 2 * x.itemsize):
         n_workers = threads() if x.size >= PARALLEL_SIZE else 1
-        slab = 0
-        if residual is None:  # nobody wants du
-            slab = max(x.shape[0] * x.shape[2], max(SLAB, SPAN_SLAB) // (2 * x.itemsize))
-            du = scratch((n_workers, 1, (slab * x.itemsize + 7) // 8)).view(x.dtype)
-            slab = du.shape[2]
-        law, given = _law(steps, n_workers, slab)
+        law, given = _law(steps, n_workers)
+        slabs = _slabs(n_workers, x)
         run = _fused(fused_planes.backward, fusion, True).variant(x.dtype, x.size, gamma.dtype)
         work = scratch(planes.workspace_shape(x.shape))
         constants = np.array([steps.parameter, steps.scale])
-        arrays = stored(dx), stored(du), stored(dy), stored(x), stored(r)
+        arrays = stored(dx), stored(du), stored(slabs), stored(dy), stored(x), stored(r)
         masks = _buffers(n_workers * MASK_BUFFER)
         run(*arrays, sums, statistics, vectors, gamma, work, constants, law, given, masks)
         return

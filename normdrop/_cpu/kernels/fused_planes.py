@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.kernels.elementwise import Numbers
-from normdrop._cpu.kernels.operations import gradient
+from normdrop._cpu.kernels.elementwise import Numbers, Run, write_run
+from normdrop._cpu.kernels.operations import copied, gradient
 from normdrop._cpu.kernels.plane_sums import (
     block_gradients_of_slab,
     block_moments,
@@ -139,53 +139,55 @@ def batch_norm(
         fence()
 
 
-@kernel("OOIIIPppwPdqmM")
+@kernel("OOOIIIPppwPdqmM")
 def backward(
-    dx: Memory, du: Memory, dy: Memory, x: Memory, r: Memory, sums: Table, statistics: Table, vectors: Table,
-    gamma: Memory, work: Workspace, constants: Memory, law: Memory, given: Memory, masks: Memory,
+    dx: Memory, du: Memory, slabs: Memory, dy: Memory, x: Memory, r: Memory, sums: Table, statistics: Table,
+    vectors: Table, gamma: Memory, work: Workspace, constants: Memory, law: Memory, given: Memory, masks: Memory,
 ) -> None:  # fmt: skip
-    """du, the gradient of what the activation takes, the sums of it, and dx, while a channel is in the cache.
+    """The gradient of what the activation takes, the sums of it, and dx, while a channel is in the cache.
 
-    law[7] is 0 where du is an array as x. Elsewhere nobody wants it: it has a slab of so many elements for each worker.
+    Workers have that gradient in a slab; it is written to du unless du is dx, where nobody wants it.
     """
     outer, n_channels, inner = x.shape
     grid, image = grid_of(x.shape), n_channels * inner
-    in_place = address(dx) == address(x) or address(dx) == address(dy)
-    large = should_stream(dx, x, READ_AGAIN) and not in_place
+    in_place, wanted = address(dx) == address(x) or address(dx) == address(dy), address(du) != address(dx)
+    large = should_stream(dx, x, READ_AGAIN)
     size = item_size(dy) + item_size(x)
     at_once, spans = channels_at_once(x, size, in_place)
     far = exceeds_last_level_cache(x.size * (size + item_size(x)))
-    n_workers, slab = masks.size // MASK_BUFFER, law[7]
+    n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
         mask = _worker_masks(masks, worker)
         numbers = _of_vectors(vectors, (constants[0], constants[1], pointer(dx, 0)))
+        slab = pointer(slabs, worker * slabs.shape[2])
         task, last = _share(worker, n_workers, (n_channels + at_once - 1) // at_once)
         for first in range(task * at_once, min(last * at_once, n_channels), at_once):
             end = min(first + at_once, n_channels)
             width = (end - first) * inner
-            to, step = pointer(du, worker * slab), width
-            if slab == 0:
-                to, step = pointer(du, first * inner), image
             distances = _once(dy, x, r, far, width)
             for o in range(outer):
                 start, stop = o * image + first * inner, o * image + end * inner
-                first_of_image = start
+                place = o * width - start
                 while start < stop:
                     piece = end_of_piece(start, stop)
                     near = pointer(dy, start), pointer(x, start), pointer(r, start)
                     at = fill(mask, start, piece, law, given, (near, distances))
                     chunk = start, piece, False, False, loop_ahead((near, distances))
-                    place = pointer(to, o * step + start - first_of_image)
-                    write_chunk(place, (*near, pointer(mask, at)), x.shape, chunk, operation, numbers)
+                    inputs = *near, pointer(mask, at)
+                    write_chunk(pointer(slab, place + start), inputs, x.shape, chunk, operation, numbers)
                     start = piece
             for c in range(first, end):
                 for b in range(n_blocks(grid)):
-                    block_gradients_of_slab(work, (to, pointer(x, 0)), (grid, c, b), statistics[0, c], (first, step))
+                    inputs_ = slab, pointer(x, 0)
+                    block_gradients_of_slab(work, inputs_, (grid, c, b), statistics[0, c], (first, width))
                 merged = merged_gradients(work, grid, c)
                 finish_gradients(sums, c, merged, (statistics, gamma), np.float64(outer * inner), work)
             for o in range(outer):
                 start = o * image + first * inner
-                inputs = pointer(to, o * step), pointer(x, start)
-                chunk = start, start + width, large, spans, None
-                write_chunk(pointer(dx, start), inputs, x.shape, chunk, gradient, four(work))
+                from_slab = pointer(slab, o * width)
+                chunk = start, start + width, large and not in_place, spans, None
+                inputs__ = from_slab, pointer(x, start)
+                write_chunk(pointer(dx, start), inputs__, x.shape, chunk, gradient, four(work))
+                if wanted:
+                    write_run(pointer(du, start), (from_slab,), Run(0, width, large), copied, (), None)
         fence()

@@ -20,6 +20,12 @@ def normalize(x: Lanes, mean: Lanes, scale: Lanes, shift: Lanes) -> Lanes:
 
 
 @helper
+def copied(x: Lanes) -> Lanes:
+    """Return y = x."""
+    return x
+
+
+@helper
 def gradient(dy: Lanes, x: Lanes, mean: Lanes, mean_dy: Lanes, slope: Lanes, scale: Lanes) -> Lanes:
     """Return dx of `_formulas.input_gradient`."""
     return input_gradient(widen(dy), widen(x), mean, mean_dy, slope, scale)
