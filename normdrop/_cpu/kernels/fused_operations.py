@@ -76,6 +76,21 @@ def _alone(value: Lanes, r: Lanes) -> Lanes:
     return value
 
 
+# What only chooses is computed in the arrays' own precision: it rounds nothing.
+_EXACT_VALUES, _EXACT_DERIVATIVES = ("identity", "relu", "relu6"), ("relu",)
+
+
+@helper
+def _as_it_is(value: Lanes) -> Lanes:
+    return value
+
+
+@helper
+def _scaled(dy: Lanes, slope: Lanes) -> Lanes:
+    """dy * slope, but +0 where the slope is 0."""
+    return choose(is_zero(slope), slope - slope, dy * slope)
+
+
 @cache
 def operations(fusion: Fusion) -> tuple[Any, Any]:
     """Return (forward, backward): y, and the gradient of what the activation takes."""
@@ -83,6 +98,8 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
     drop = _dropped if fusion.dropout else _kept
     last = _plus if fusion.residual == "after" else _alone
     value, derivative = activation(fusion.activation)
+    for_value = _as_it_is if fusion.activation in _EXACT_VALUES else widen
+    for_derivative = _as_it_is if fusion.activation in _EXACT_DERIVATIVES else widen
 
     @helper
     def forward(
@@ -90,7 +107,7 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
         factor: Real, to: Memory,
     ) -> Lanes:  # fmt: skip
         u = pre(x, r, mean, scale, shift, to)
-        return last(drop(bits, as_stored(to, value(widen(u), splat(parameter))), factor, to), r)
+        return last(drop(bits, as_stored(to, value(for_value(u), splat(parameter))), factor, to), r)
 
     @helper
     def backward(
@@ -98,7 +115,7 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
         factor: Real, to: Memory,
     ) -> Lanes:  # fmt: skip
         u = pre(x, r, mean, scale, shift, to)
-        slope = derivative(widen(u), splat(parameter))
-        return choose(is_zero(slope), splat(0.0), widen(drop(bits, dy, factor, to)) * slope)
+        slope = derivative(for_derivative(u), splat(parameter))
+        return _scaled(for_derivative(drop(bits, dy, factor, to)), slope)
 
     return forward, backward

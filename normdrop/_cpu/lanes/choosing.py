@@ -1,4 +1,4 @@
-"""What formulas with cases need of vectors of float64: comparisons, choices, and powers of two.
+"""What formulas with cases need of vectors: comparisons, choices, and powers of two.
 
 With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
 """
@@ -12,14 +12,20 @@ from llvmlite import ir
 from numba import types
 
 from normdrop._cpu.lanes.bits import load_bits
-from normdrop._cpu.lanes.simd import FLOAT64, LANES, as_lanes, broadcast, compiled_as
+from normdrop._cpu.lanes.simd import FLOAT64, LANES, VectorType, as_lanes, broadcast, compiled_as
 
 _I1, _I16, _I64 = (ir.IntType(n) for n in (1, 16, 64))
 
 
+def _vector(*kinds: Any) -> Any:
+    """Numba's type of the vector among arguments of which others are numbers; of float64 if all are."""
+    return next((kind for kind in kinds if isinstance(kind, VectorType)), FLOAT64)
+
+
 def _less_typing(_typing_context: Any, a: Any, b: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a, b = (as_lanes(context, builder, value, kind) for value, kind in zip(args, sig.args, strict=True))
+        like = _vector(*sig.args)
+        a, b = (as_lanes(context, builder, value, kind, like) for value, kind in zip(args, sig.args, strict=True))
         return builder.bitcast(builder.fcmp_ordered("<", a, b), _I16)
 
     return types.uint16(a, b), codegen
@@ -33,11 +39,12 @@ def less(a: Any, b: Any) -> Any:
 
 def _where_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        chosen = builder.bitcast(args[0], ir.VectorType(_I1, LANES))
-        a, b = (as_lanes(context, builder, value, kind) for value, kind in zip(args[1:], sig.args[1:], strict=True))
+        chosen, kinds = builder.bitcast(args[0], ir.VectorType(_I1, LANES)), sig.args[1:]
+        a, b = (as_lanes(context, builder, value, kind, like) for value, kind in zip(args[1:], kinds, strict=True))
         return builder.select(chosen, a, b)
 
-    return FLOAT64(types.uint16, a, b), codegen
+    like = _vector(a, b)
+    return like(types.uint16, a, b), codegen
 
 
 @compiled_as(_where_typing)

@@ -206,11 +206,11 @@ def _add(builder: Any, a: Any, b: Any) -> Any:
     return builder.call(fused, [a, one, b])
 
 
-def as_lanes(context: Any, builder: Any, value: Any, kind: Any) -> Any:
-    """LLVM code: a float64 vector as it is, and a number in every lane of one."""
+def as_lanes(context: Any, builder: Any, value: Any, kind: Any, like: Any = FLOAT64) -> Any:
+    """LLVM code: a vector as it is, and a number in every lane of one like that."""
     if isinstance(kind, VectorType):
         return value
-    return broadcast(builder, context.cast(builder, value, kind, types.float64), LANES)
+    return broadcast(builder, context.cast(builder, value, kind, like.dtype), LANES)
 
 
 def _arithmetic(operation: Any, instruction: Callable[[Any, Any, Any], Any]) -> None:
