@@ -116,7 +116,7 @@ def batch_norm_backward(dx: Array, dy: Array, x: Array, sums: Vectors, statistic
 
 def input_gradient(dx: Array, dy: Array, x: Array, vectors: Vectors) -> None:
     """Fill dx = (dy - mean_dy - (x - mean) * slope) * scale per channel."""
-    if _by_rows(x.shape):
+    if by_rows(x.shape):
         work = scratch(rows.workspace_shape(x.shape))
         run = input_gradients.row_gradient.variant(x.dtype, x.size)
         run(stored(dx), stored(dy), stored(x), vectors, work)

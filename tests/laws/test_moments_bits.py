@@ -150,13 +150,13 @@ def _on_both_paths(monkeypatch: pytest.MonkeyPatch, decision: str, compute: Call
 
 
 def test_bits_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_go, in_blocks = _on_both_paths(monkeypatch, "_in_one_go", lambda: _digests(SMALL))
+    one_go, in_blocks = _on_both_paths(monkeypatch, "in_one_go", lambda: _digests(SMALL))
     assert one_go == in_blocks
 
 
 @pytest.mark.jit
 def test_bits_of_large_arrays_do_not_depend_on_the_path_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_go, in_blocks = _on_both_paths(monkeypatch, "_in_one_go", lambda: _digests(LARGE))
+    one_go, in_blocks = _on_both_paths(monkeypatch, "in_one_go", lambda: _digests(LARGE))
     assert one_go == in_blocks
 
 

@@ -68,8 +68,8 @@ def tile_of(shape, task):
 
 @njit
 def range_of(y, x, width, n_vectors, task):
-    tasks = rows._tasks(y, width, n_vectors, should_stream(y, x, READ_AGAIN))
-    return tasks, rows._range(tasks, task, x.size)
+    tasks = rows.tasks_of(y, width, n_vectors, should_stream(y, x, READ_AGAIN))
+    return tasks, rows.range_of(tasks, task, x.size)
 
 
 @njit
