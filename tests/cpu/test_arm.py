@@ -125,6 +125,36 @@ def test_passes_have_the_bits_of_this_machine_on_arm(emulated: Run, note: Note, 
     note(f"digests of passes ({name})", f"{len(found)} of {len(expected)} equal")
 
 
+FUSED = """
+import hashlib, json
+import numpy as np
+from normdrop import MaskStream, functional
+
+x = (np.random.default_rng(3).integers(-999, 999, (6, 5, 7)) / 128).astype(np.float64)
+digests = {}
+def note(case, *arrays):
+    digests[case] = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+for activation in ("gelu", "tanh", "elu"):
+    y, context = functional.act_dropout(x, activation=activation, p=0.25, rng=MaskStream(4))
+    note(activation, y, functional.act_dropout_backward(x, context))
+small = x.astype(np.float32)
+y, context = functional.batch_norm_act(small[:, :, :1], residual=small[:, :, 1:2], p=0.25, rng=MaskStream(5))
+note("by rows", y, *functional.batch_norm_act_backward(small[:, :, :1], context))
+wide = np.resize(small, (2, 5, 70))
+y, context = functional.batch_norm_act(wide, residual=wide, p=0.25, rng=MaskStream(6))
+note("by planes", y, *functional.batch_norm_act_backward(wide, context))
+print(json.dumps(digests))
+"""
+
+
+def test_fused_passes_and_activations_have_the_bits_of_this_machine_on_arm(emulated: Run, note: Note) -> None:
+    here = subprocess.run([sys.executable, "-c", FUSED], capture_output=True, text=True, timeout=600, check=True)
+    expected, found = json.loads(here.stdout), json.loads(emulated("-c", FUSED))
+    assert len(expected) == 5
+    assert found == expected
+    note("digests of fused passes, with gelu, tanh and elu", f"{len(found)} of {len(expected)} equal")
+
+
 def test_float16_and_bfloat16_have_the_bits_of_numpy_on_arm(tested: Run, note: Note) -> None:
     names = "statistics_are_those or masks_are_those or every_value_halved or the_identity_returns"
     note("float16, bfloat16", tested("tests/laws/test_half.py", "-k", f"({names}) and not reference and not cuda"))
