@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from normdrop import _cuda, _device
+from normdrop._steps import Steps
 
 
 def _launcher(name: str) -> Any:
     def launch(*arguments: Any, **named: Any) -> None:
-        arrays = [a for a in (*arguments, *named.values()) if isinstance(a, np.ndarray)]
+        arrays = list(_arrays((*arguments, *named.values())))
         copies = {_memory(a): _device.view(_device.to_device(a)) for a in arrays}
 
         def on_gpu(a: Any) -> Any:
+            if isinstance(a, Steps):
+                return a._replace(mask=on_gpu(a.mask))
+            if isinstance(a, tuple):
+                return tuple(map(on_gpu, a))
             return copies[_memory(a)] if isinstance(a, np.ndarray) else a
 
         returned = getattr(_cuda, name)(*map(on_gpu, arguments), **{key: on_gpu(a) for key, a in named.items()})
@@ -25,6 +31,15 @@ def _launcher(name: str) -> Any:
 
     launch.__doc__ = getattr(_cuda, name).__doc__
     return launch
+
+
+def _arrays(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    """All arrays among arguments, also in tuples."""
+    for a in arguments:
+        if isinstance(a, np.ndarray):
+            yield a
+        elif isinstance(a, tuple):
+            yield from _arrays(a)
 
 
 def _memory(a: Any) -> Any:

@@ -1,5 +1,13 @@
 """The CUDA backend: launchers over Numba kernels, with the signatures of `normdrop._reference`."""
 
+from normdrop._cuda.fused import (
+    act_dropout,
+    act_dropout_backward,
+    act_gradient,
+    batch_norm_act,
+    batch_norm_act_backward,
+    normalize_act,
+)
 from normdrop._cuda.launchers import (
     apply_mask,
     batch_norm,
@@ -17,8 +25,13 @@ from normdrop._cuda.launchers import (
 )
 
 __all__ = [
+    "act_dropout",
+    "act_dropout_backward",
+    "act_gradient",
     "apply_mask",
     "batch_norm",
+    "batch_norm_act",
+    "batch_norm_act_backward",
     "batch_norm_backward",
     "dropout",
     "dropout_transposed",
@@ -28,6 +41,7 @@ __all__ = [
     "keep_mask",
     "moments",
     "normalize",
+    "normalize_act",
     "parameter_gradients",
     "update_running",
 ]

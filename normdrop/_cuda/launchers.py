@@ -54,7 +54,7 @@ def _aligned(by_rows: bool, *arrays: DeviceArray) -> bool:
     return is_aligned(n_channels * inner if by_rows else inner, *arrays)
 
 
-def _merged_moments(
+def merged_moments(
     statistics: DeviceArray, x: DeviceArray, vectors: DeviceArray, affine: DeviceArray, eps: float
 ) -> None:
     outer, n_channels, inner = x.shape
@@ -98,7 +98,7 @@ def _merged_gradients(
 
 def moments(statistics: DeviceArray, x: DeviceArray) -> None:
     """Fill mean and biased variance of each channel."""
-    _merged_moments(statistics, x, statistics, statistics, 0.0)
+    merged_moments(statistics, x, statistics, statistics, 0.0)
 
 
 def exact_sums(sums: DeviceArray, x: DeviceArray) -> None:
@@ -121,7 +121,7 @@ def normalize(y: DeviceArray, x: DeviceArray, vectors: DeviceArray) -> None:
         normalization.plane_normalize(x.dtype, plan.blocks, y, x, vectors, n_channels, inner, plan.shift, aligned)
 
 
-def _rows(like: DeviceArray, *given: DeviceArray) -> DeviceArray:
+def as_rows(like: DeviceArray, *given: DeviceArray) -> DeviceArray:
     """Vectors per channel as rows of one array of float64."""
     rows = like.empty((len(given), given[0].size), _FLOAT64)
     for k, vector in enumerate(given):
@@ -134,7 +134,7 @@ def batch_norm(
 ) -> None:
     """Fill the statistics, and y = gamma * (x - mean) / sqrt(var + eps) + beta: three kernels."""
     vectors = scratch(x, 3 * x.shape[1], 1)
-    _merged_moments(statistics, x, vectors, _rows(x, gamma, beta), eps)
+    merged_moments(statistics, x, vectors, as_rows(x, gamma, beta), eps)
     normalize(y, x, vectors)
 
 
@@ -143,7 +143,7 @@ def inference_vectors(
 ) -> None:
     """Fill in what `normalize` needs, and 1 / sqrt(var + eps)."""
     n_channels = mean.size
-    given = _rows(vectors, mean, var, gamma, beta)
+    given = as_rows(vectors, mean, var, gamma, beta)
     merging.fill_vectors(_FLOAT64, n_blocks(n_channels, THREADS), vectors, given, n_channels, eps)
 
 
@@ -183,7 +183,7 @@ def update_running(
         merging.update(_FLOAT64, blocks, mean, var, statistics, mean.size, momentum, correction)
 
 
-def _key_word(key: tuple[int, int]) -> int:
+def key_word(key: tuple[int, int]) -> int:
     """Both words of a key as one number."""
     return key[0] | key[1] << 32
 
@@ -192,12 +192,12 @@ def dropout(y: DeviceArray, x: DeviceArray, key: tuple[int, int], call: int, thr
     """y = scale * x where the mask law keeps, else +0."""
     aligned = x.is_aligned and y.is_aligned
     blocks = n_blocks(x.size, THREADS * 4 * RUNS)
-    masks.dropout(x.dtype, blocks, y, x, _key_word(key), call, threshold, scale, aligned)
+    masks.dropout(x.dtype, blocks, y, x, key_word(key), call, threshold, scale, aligned)
 
 
 def keep_mask(mask: DeviceArray, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
     """mask[j] = whether the mask law keeps element first + j."""
-    masks.keep_mask(_BOOL, n_blocks(mask.size, THREADS * RUNS) + 1, mask, _key_word(key), call, threshold, first)
+    masks.keep_mask(_BOOL, n_blocks(mask.size, THREADS * RUNS) + 1, mask, key_word(key), call, threshold, first)
 
 
 def apply_mask(y: DeviceArray, x: DeviceArray, mask: DeviceArray, scale: float) -> None:
@@ -219,4 +219,4 @@ def dropout_transposed(
     """The same for elements that the law counts in another order of axes."""
     n_outer, n_p, n_q = x.shape
     blocks = n_outer * n_blocks(n_p, transposed.DEPTH) * n_blocks(n_q, transposed.SIDE)
-    transposed.dropout_transposed(x.dtype, blocks, y, x, n_p, n_q, _key_word(key), call, threshold, scale)
+    transposed.dropout_transposed(x.dtype, blocks, y, x, n_p, n_q, key_word(key), call, threshold, scale)

@@ -115,6 +115,13 @@ def _as_value_code(typing: Any, x: Any, number: Any) -> Any:
     return _value_type(x.dtype)(x, number), code
 
 
+def _as_stored_code(typing: Any, x: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _widened(builder, x.dtype, _narrowed(builder, x.dtype, arguments[1]))
+
+    return _value_type(x.dtype)(x, value), code
+
+
 def _product_code(typing: Any, a: Any, b: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # LLVM would make 64-bit words of all that follows, and products of them, which are several instructions.
@@ -129,19 +136,29 @@ def _product_plain(a: Any, b: Any) -> Any:
 
 
 def _load_plain(x: Any, i: Any) -> Any:
-    bits = x[i]
+    return _widened_plain(x, x[i])
+
+
+def _widened_plain(x: Any, bits: Any) -> Any:
     if x.dtype == np.int16:
         return np.uint32(np.uint32(np.uint16(bits)) << np.uint32(16)).view(np.float32)
     return np.float32(bits) if x.dtype == np.float16 else bits
 
 
 def _store_plain(y: Any, i: Any, value: Any) -> None:
+    y[i] = _narrowed_plain(y, value)
+
+
+def _narrowed_plain(y: Any, value: Any) -> Any:
     if y.dtype == np.int16:
         bits = int(np.float32(value).view(np.uint32))
         rounded = bits >> 16 | 0x40 if np.isnan(value) else bits + 0x7FFF + (bits >> 16 & 1) >> 16
-        y[i] = np.uint16(rounded).view(np.int16)
-    else:
-        y[i] = np.float32(value) if y.dtype == np.float16 else value
+        return np.uint16(rounded).view(np.int16)
+    return y.dtype.type(np.float32(value) if y.dtype == np.float16 else value)
+
+
+def _as_stored_plain(x: Any, value: Any) -> Any:  # what `load` gives of a value that was stored in an array like x
+    return _widened_plain(x, _narrowed_plain(x, value))
 
 
 def _load_four_plain(x: Any, i: Any) -> Any:
@@ -167,6 +184,7 @@ _load_four = _either(_load_four_plain, _load_four_code)
 _store_four = _either(_store_four_plain, _store_four_code)
 product = _either(_product_plain, _product_code)
 as_value = _either(_as_value_plain, _as_value_code)
+as_stored = _either(_as_stored_plain, _as_stored_code)
 
 
 @helper
