@@ -203,8 +203,8 @@ def _activated(u: Array, steps: Steps) -> Array:
 def _gradient(dy: Array, u: Array, steps: Steps) -> Array:
     with np.errstate(all="ignore"):
         slope = ACTIVATIONS[steps.activation].derivative(_wide(u), np.float64(steps.parameter))
-        slope = np.broadcast_to(slope, u.shape)
-        return _rounded(np.where(slope == 0, 0.0, _wide(_drop(dy, steps)) * slope), u.dtype)
+        gone = (slope == 0) | (_drop(np.ones_like(dy), steps) == 0)  # selected to +0: 0 * slope may be -0 or NaN
+        return _rounded(np.where(gone, 0.0, _wide(_drop(dy, steps)) * slope), u.dtype)
 
 
 def batch_norm_act(
@@ -230,7 +230,7 @@ def normalize_act(y: Array, inputs: tuple[Array, Array | None], vectors: Vectors
 
 
 def act_gradient(du: Array, dy: Array, inputs: tuple[Array, Array | None], vectors: Vectors, steps: Steps) -> None:
-    """Set du = gradient of what the activation takes in `normalize_act`; +0 where its derivative is 0."""
+    """Set du = gradient of what the activation takes in `normalize_act`; +0 where dropped or the derivative is 0."""
     u = np.empty_like(du)
     normalize(u, inputs[0], vectors)
     du[...] = _gradient(dy, _plus(u, inputs[1]), steps)
@@ -246,7 +246,7 @@ def batch_norm_act_backward(
 ) -> None:
     """Fill results = (dx, du), du as of `act_gradient`, and sums = [dgamma, dbeta]; inputs = (dy, x, residual).
 
-    du may be dx.
+    du may be dx. Without a residual it is only room to compute in.
     """
     (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
     vectors = np.stack([statistics[0], _wide(gamma) * statistics[2], beta])
@@ -260,5 +260,5 @@ def act_dropout(y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> N
 
 
 def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
-    """Set dx = gradient of `act_dropout`, flat; +0 where the activation's derivative is 0."""
+    """Set dx = gradient of `act_dropout`, flat; +0 where dropped or the activation's derivative is 0."""
     dx[...] = _gradient(dy, x, steps)

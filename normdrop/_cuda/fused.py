@@ -66,9 +66,9 @@ def _backward(value: Any, derivative: Any) -> Any:
     @helper
     def one(to: Any, dy: Any, u: Any, r: Any, kept: Any, parameter: Any, factor: Any, kind: Any) -> Any:
         if kind & _DROPS:
-            dy = as_stored(to, dy * factor) if kept else as_value(to, 0.0)
+            dy = as_stored(to, dy * factor)
         slope = derivative(np.float64(u), parameter)
-        return as_stored(to, np.float64(dy) * slope) if slope != 0.0 else as_value(to, 0.0)
+        return as_stored(to, np.float64(dy) * slope) if kept and slope != 0.0 else as_value(to, 0.0)
 
     return one
 

@@ -57,12 +57,17 @@ def _taken(x: Lanes, r: Lanes, mean: Lanes, scale: Lanes, shift: Lanes, to: Memo
 
 
 @helper
-def _dropped(bits: Any, value: Lanes, factor: Real, to: Memory) -> Lanes:
-    return as_stored(to, keep(bits, value * splat_for(to, factor)))
+def _rescaled(value: Lanes, factor: Real, to: Memory) -> Lanes:
+    return as_stored(to, value * splat_for(to, factor))
 
 
 @helper
-def _kept(bits: Any, value: Lanes, factor: Real, to: Memory) -> Lanes:
+def _not_rescaled(value: Lanes, factor: Real, to: Memory) -> Lanes:
+    return value
+
+
+@helper
+def _every(bits: Any, value: Lanes) -> Lanes:
     return value
 
 
@@ -95,7 +100,7 @@ def _scaled(dy: Lanes, slope: Lanes) -> Lanes:
 def operations(fusion: Fusion) -> tuple[Any, Any]:
     """Return (forward, backward): y, and the gradient of what the activation takes."""
     pre = _taken if not fusion.norm else _normalized_plus if fusion.residual == "before" else _normalized
-    drop = _dropped if fusion.dropout else _kept
+    rescaled, kept = (_rescaled, keep) if fusion.dropout else (_not_rescaled, _every)
     last = _plus if fusion.residual == "after" else _alone
     value, derivative = activation(fusion.activation)
     for_value = _as_it_is if fusion.activation in _EXACT_VALUES else widen
@@ -107,7 +112,7 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
         factor: Real, to: Memory,
     ) -> Lanes:  # fmt: skip
         u = pre(x, r, mean, scale, shift, to)
-        return last(drop(bits, as_stored(to, value(for_value(u), splat(parameter))), factor, to), r)
+        return last(kept(bits, rescaled(as_stored(to, value(for_value(u), splat(parameter))), factor, to)), r)
 
     @helper
     def backward(
@@ -116,6 +121,6 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
     ) -> Lanes:  # fmt: skip
         u = pre(x, r, mean, scale, shift, to)
         slope = derivative(for_derivative(u), splat(parameter))
-        return _scaled(for_derivative(drop(bits, dy, factor, to)), slope)
+        return kept(bits, _scaled(for_derivative(rescaled(dy, factor, to)), slope))
 
     return forward, backward
