@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _device, _exact, _process
+from normdrop._activations import ACTIVATIONS
 from normdrop._steps import Steps
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float64]
-Inputs = tuple[Array, "Array | None"]  # x and residual
 
 _FLOAT32, _FLOAT64, _INT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.int64, np.bool_))
 _WORD, _MAX_CALL = 2**32, 2**63
@@ -149,10 +149,16 @@ def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float
 
 
 def batch_norm_act(
-    y: Array, inputs: Inputs, statistics: Vectors, affine: tuple[Array, Array], eps: float, steps: Steps
+    y: Array,
+    inputs: tuple[Array, Array | None],
+    statistics: Vectors,
+    affine: tuple[Array, Array],
+    eps: float,
+    steps: Steps,
 ) -> None:
     """Statistics of the batch, and y = dropout(activation(batch norm of x + residual))."""
     x, gamma, beta = inputs[0], *affine
+    _batch(x)
     _fused("y", y, inputs, steps)
     _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
     _parameter("gamma", gamma, x)
@@ -160,16 +166,19 @@ def batch_norm_act(
     select(x).batch_norm_act(y, inputs, statistics, affine, eps, steps)
 
 
-def normalize_act(y: Array, inputs: Inputs, vectors: Vectors, steps: Steps) -> None:
+def normalize_act(y: Array, inputs: tuple[Array, Array | None], vectors: Vectors, steps: Steps) -> None:
     """y = dropout(activation((x - mean) * scale + shift + residual))."""
+    x = inputs[0]
+    _batch(x)
     _fused("y", y, inputs, steps)
-    _input("vectors", vectors, (max(3, vectors.shape[0]), inputs[0].shape[1]), _FLOAT64, inputs[0])
-    select(inputs[0]).normalize_act(y, inputs, vectors, steps)
+    _input("vectors", vectors, (max(3, vectors.shape[0]), x.shape[1]), _FLOAT64, x)
+    select(x).normalize_act(y, inputs, vectors, steps)
 
 
-def act_gradient(du: Array, dy: Array, inputs: Inputs, vectors: Vectors, steps: Steps) -> None:
+def act_gradient(du: Array, dy: Array, inputs: tuple[Array, Array | None], vectors: Vectors, steps: Steps) -> None:
     """Gradient of what the activation takes in `normalize_act`."""
     x = inputs[0]
+    _batch(x)
     _fused("du", du, inputs, steps)
     _input("dy", dy, x.shape, x.dtype, x)
     _input("vectors", vectors, (max(3, vectors.shape[0]), x.shape[1]), _FLOAT64, x)
@@ -186,6 +195,7 @@ def batch_norm_act_backward(
 ) -> None:
     """Results = (dx, du), and sums = [dgamma, dbeta]; inputs = (dy, x, residual)."""
     (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
+    _batch(x)
     _fused("dx", dx, (x, residual), steps)
     _result("du", du, x.shape, x.dtype, x)
     _input("dy", dy, x.shape, x.dtype, x)
@@ -196,29 +206,38 @@ def batch_norm_act_backward(
     select(x).batch_norm_act_backward(results, inputs, sums, statistics, affine, steps)
 
 
-def act_dropout(y: Array, inputs: Inputs, steps: Steps) -> None:
+def act_dropout(y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> None:
     """y = dropout(activation(x)) + residual, flat."""
+    x = inputs[0]
+    _input("x", x, (x.size,), x.dtype, x)
     _fused("y", y, inputs, steps)
-    select(y).act_dropout(y, inputs, steps)
+    select(x).act_dropout(y, inputs, steps)
 
 
 def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
     """Gradient of `act_dropout`, flat."""
+    _input("x", x, (x.size,), x.dtype, x)
     _fused("dx", dx, (x, None), steps)
     _input("dy", dy, x.shape, x.dtype, x)
     select(x).act_dropout_backward(dx, dy, x, steps)
 
 
-def _fused(name: str, y: Array, inputs: Inputs, steps: Steps) -> None:
-    """Check the result, the inputs and the mask of a fused pass."""
+def _fused(name: str, y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> None:
+    """Check the result, the inputs and the steps of a fused pass."""
     x, residual = inputs
-    _input("x", x, x.shape, x.dtype, x)
     _result(name, y, x.shape, x.dtype, x)
     if residual is not None:
         _input("residual", residual, x.shape, x.dtype, x)
+    if steps.activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {steps.activation!r}")
     _law(steps.key, steps.call, steps.threshold)
     if steps.mask is not None:
         n_shared, length = steps.fold
+        if n_shared < 1 or length < 1 or x.size % (n_shared * length):
+            raise ValueError(
+                f"fold must be two numbers from 1 on whose product divides the size of x, {x.size}; got {steps.fold}. "
+                "Pass the context as the forward pass returned it."
+            )
         _input("mask", steps.mask, (x.size // (n_shared * length), length), _BOOL, x)
 
 
@@ -253,9 +272,9 @@ def _result(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x
 def _law(key: tuple[int, int], call: int, threshold: int) -> None:
     """Check the numbers of the mask law."""
     first, second = key
-    if not (0 <= first < _WORD and 0 <= second < _WORD and 0 <= call < _MAX_CALL and 0 <= threshold <= _WORD):
+    if not (0 <= first < _WORD and 0 <= second < _WORD and 0 <= call < _MAX_CALL and 0 <= threshold < _WORD):
         raise ValueError(
-            f"key must be two words below 2**32, call a number below 2**63 and threshold one up to 2**32; got {key}, "
+            f"key must be two words below 2**32, call a number below 2**63 and threshold one below 2**32; got {key}, "
             f"{call} and {threshold}. Pass the context as the forward pass returned it."
         )
 

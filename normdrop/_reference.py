@@ -246,7 +246,7 @@ def batch_norm_act_backward(
 ) -> None:
     """Fill results = (dx, du), du as of `act_gradient`, and sums = [dgamma, dbeta]; inputs = (dy, x, residual).
 
-    du may be dx. Without a residual it is only room to compute in.
+    du may be dx.
     """
     (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
     vectors = np.stack([statistics[0], _wide(gamma) * statistics[2], beta])

@@ -24,7 +24,7 @@ class Steps(NamedTuple):
     call: int = 0
     """Call of the stream."""
     mask: npt.NDArray[np.bool_] | Any = None
-    """A given mask (A, B), flat; element (a, s, b) of the arrays, in memory order, has its element (a, b)."""
+    """A given mask, shape (A, B); element (a, s, b) of the arrays, in memory order, has its element (a, b)."""
     fold: tuple[int, int] = (1, 1)
     """(S, B) of a given mask."""
 

@@ -23,7 +23,7 @@ import numpy as np
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))
 ENDS = ("75", "100")
-MODULES = ("dropout", "transposed", "moments", "merging", "batch_norm", "copies")
+MODULES = ("masks", "transposed", "moments", "merging", "normalization", "copies", "fused")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 QUADS = re.compile(r"ld\.global\.(v4\.[fbu](32|16)|v2\.[fbu]64|[bu]64)")  # 16 bytes, or 8 for 16-bit dtypes
 
@@ -44,8 +44,11 @@ def numpy_dtype(name: str) -> Any:
 
 
 def kernels() -> dict[str, Any]:
-    from normdrop._cuda import launch
+    from normdrop._cuda import fused, launch
 
+    for activation, given in (("relu", False), ("gelu", False), ("gelu_tanh", True)):
+        for backward in (False, True):
+            fused.fused(activation, backward=backward, given=given)
     found = {}
     for module in MODULES:
         for value in vars(importlib.import_module(f"normdrop._cuda.{module}")).values():

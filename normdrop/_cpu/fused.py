@@ -25,7 +25,9 @@ Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 Inputs: TypeAlias = "tuple[Array, Array | None]"  # x and residual
 
-_NO_MASK = np.zeros(0, np.bool_)
+_NO_MASK, _NO_VECTORS = np.zeros(0, np.bool_), np.zeros((3, 1))
+
+_kernels: dict[tuple[Kernel, Fusion, bool], Kernel] = {}
 
 
 @cache
@@ -39,7 +41,8 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     name = f"{function.__name__}_{fusion.name}_{'backward' if backward else 'forward'}"
     made = FunctionType(function.__code__, names, name)
     made.__module__ = function.__module__
-    return Kernel(made, kernel.arguments)
+    # Of two threads that come at once, both get the first one's kernel, so that it is compiled once.
+    return _kernels.setdefault((kernel, fusion, backward), Kernel(made, kernel.arguments))
 
 
 def _slabs(n_workers: int, x: Array) -> Array:
@@ -125,7 +128,7 @@ def batch_norm_act_backward(
 ) -> None:
     """Fill results = (dx, du) and the sums of `batch_norm_act`; inputs = (dy, x, residual).
 
-    du is the gradient of what the activation takes, and so of the residual. It may be dx.
+    du is the gradient of what the activation takes, and so of the residual. It may be dx, if nobody wants it.
     """
     (dx, du), (dy, x, residual), (gamma, beta) = results, inputs, affine
     fusion, r = _kind(residual, steps), x if residual is None else residual
@@ -159,6 +162,3 @@ def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
     fusion = Fusion(False, "", steps.activation, steps.drops)
     flat = x.reshape(1, 1, -1)
     _transform(dx.reshape(1, 1, -1), dy.reshape(1, 1, -1), flat, flat, _NO_VECTORS, steps, (fusion, True))
-
-
-_NO_VECTORS = np.zeros((3, 1))

@@ -24,6 +24,7 @@ from normdrop._steps import Steps
 Inputs = tuple[DeviceArray, "DeviceArray | None"]  # x and residual
 
 _FLOAT64 = np.dtype(np.float64)
+_kernels: dict[tuple[str, bool, bool], Kernel] = {}
 _NORM, _BEFORE, _AFTER, _DROPS = 1, 2, 4, 8  # what there is; the residual comes before the activation or after dropout
 
 
@@ -101,7 +102,8 @@ def fused(name: str, *, backward: bool, given: bool) -> Kernel:
                 bits >>= 1
 
     transform.__name__ = "_".join(filter(None, ["fused", name, "backward" * backward, "given" * given]))
-    return kernel("xxxx" + ("b" if given else "x") + "duuunnnnffn")(transform)
+    made = kernel("xxxx" + ("b" if given else "x") + "duuunnnnffn")(transform)
+    return _kernels.setdefault((name, backward, given), made)  # of two threads that come at once, the first one's
 
 
 @kernel("ddddn")

@@ -24,7 +24,8 @@ PARAMETERS = {name: known.parameter or 0.0 for name, known in ACTIVATIONS.items(
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 KEY, CALL = (2**32 - 1, 7), 2**63 - 2
 # Rows that are joined and single; planes below, around and above what is read at once; one element.
-SHAPES = [(50, 3, 1), (7, 5, 3), (2, 330, 1), (3, 5, 40), (2, 3, 17), (3, 2, 16), (2, 2, 700), (1, 1, 100), (1, 1, 1)]
+SHAPES = [(50, 3, 1), (7, 5, 3), (3, 5, 40), (2, 3, 17), (3, 2, 16), (1, 1, 100), (1, 1, 1)]
+SHAPES += [] if SIMULATED else [(2, 330, 1), (2, 2, 700)]  # the simulator is slow
 
 
 def dtype_of(name: str) -> Any:
@@ -99,9 +100,7 @@ def test_passes_with_given_statistics_have_the_bits_of_the_steps(backend: Any, d
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 255, 256, 257, 4096, 5000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_passes_without_statistics_have_the_bits_of_the_steps(backend: Any, dtype: str, n: int) -> None:
-    if SIMULATED and n > 300 and backend is not _reference:
-        n = 300  # the simulator is slow
-    flat_passes(backend, n, dtype_of(dtype), drawn("relu"))
+    flat_passes(backend, min(n, 300) if SIMULATED else n, dtype_of(dtype), drawn("relu"))
 
 
 @pytest.mark.parametrize("activation", ["identity", "leaky_relu", "hardswish", "elu"])
@@ -122,7 +121,7 @@ def test_passes_without_dropout_have_the_bits_of_the_steps(backend: Any, shape: 
     flat_passes(backend, int(np.prod(shape)), np.dtype(np.float32), Steps("relu"))
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 40), (4, 6, 3), (2, 2, 700)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 40), (4, 6, 3)], ids=str)
 def test_given_masks_are_applied_as_they_are_folded(backend: Any, shape: Any) -> None:
     outer, n_channels, inner = shape
     for fold in [(inner, 1), (n_channels * inner, 1), (1, inner), (n_channels, inner), (outer, n_channels * inner)]:
@@ -172,8 +171,7 @@ def test_batch_norm_with_an_activation_has_the_bits_of_batch_norm_and_then_the_r
         vectors = np.stack([statistics[0], gamma.astype(np.float64) * statistics[2], beta])
         _reference.act_gradient(du_alone, dy, (x, residual), vectors, steps)
         backend.batch_norm_backward(dx_alone, du_alone, x, sums_alone, statistics, gamma)
-        if residual is not None:  # du is room to compute in elsewhere
-            same(du, du_alone)
+        same(du, du_alone)
         same(dx, dx_alone)
         same(sums, sums_alone)
 
