@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from itertools import pairwise
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -12,9 +13,18 @@ import pytest
 from numba import njit
 
 from normdrop import _reference
-from normdrop._cpu.kernels import given_masks, plane_sums, planes, row_sums, rows, transposed
+from normdrop._cpu.kernels import (
+    fused_planes,
+    given_masks,
+    mask_pieces,
+    plane_sums,
+    planes,
+    row_sums,
+    rows,
+    transposed,
+)
 from normdrop._cpu.lanes.streaming import should_stream
-from normdrop._cpu.tuning import READ_AGAIN
+from normdrop._cpu.tuning import MASK_BUFFER, READ_AGAIN
 
 pytestmark = pytest.mark.once
 
@@ -70,6 +80,21 @@ def tile_of(shape, task):
 def range_of(y, x, width, n_vectors, task):
     tasks = rows.tasks_of(y, width, n_vectors, should_stream(y, x, READ_AGAIN))
     return tasks, rows.range_of(tasks, task, x.size)
+
+
+@njit
+def piece_of(start, stop):
+    return mask_pieces.cut(start, stop)
+
+
+@njit
+def share_of(worker, n_workers, n_tasks):
+    return fused_planes._share(worker, n_workers, n_tasks)
+
+
+@njit
+def mask_of(buffer, start, stop, law, given):
+    return mask_pieces.fill(buffer, start, stop, law, given, None)
 
 
 @njit
@@ -239,6 +264,74 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
         min(given_masks.CHUNK, size - chunk * given_masks.CHUNK) for chunk in some(n_chunks)
     )
     assert runs[-1][1] == size
+
+
+@pytest.mark.parametrize("size", [2**34 + 5, 2**32, 4097, 4096, 1])
+def test_pieces_of_masks_end_where_groups_do_and_fit_their_buffer(size) -> None:
+    for start in some(size):
+        piece = piece_of(start, size)
+        assert start < piece <= size
+        assert piece == size or piece % 256 == 0
+        assert (piece + 255) // 256 * 256 - start // 256 * 256 <= MASK_BUFFER
+
+
+@pytest.mark.parametrize("n_tasks", [0, 1, 5, 2**21 + 3, 2**40 + 1])
+@pytest.mark.parametrize("n_workers", [1, 3, 256])
+def test_workers_share_all_tasks(n_workers, n_tasks) -> None:
+    shares = [share_of(worker, n_workers, n_tasks) for worker in range(n_workers)]
+    assert (shares[0][0], shares[-1][1]) == (0, n_tasks)
+    assert all(end == start for (_, end), (start, _) in pairwise(shares))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2**32 + 5), (3, 2**20 + 1, 1031), (70_000, 64, 3136), (5, 7, 90)], ids=str)
+@pytest.mark.parametrize("size", [planes.CHUNK, planes.CHUNK // 33 * 33])
+def test_pieces_of_a_fused_pass_tile_the_array(shape, size) -> None:
+    """The kernel's own loop over places alone; there is no mask, so that a piece is a task."""
+    written: list[tuple[int, int]] = []
+
+    def record(y: int, inputs: tuple[int, ...], of: Any, chunk: Any, operation: Any, numbers: Any) -> None:
+        assert (y, *inputs[:3]) == (chunk[0],) * 4
+        written.append(chunk[:2])
+
+    n = int(np.prod(shape))
+    x = SimpleNamespace(shape=shape, size=n)
+    for first in (0, 2**31 // size - 30, 2**32 // size - 30):  # some of all tasks, which may be millions
+        names = {"prange": range, "write_chunk": record, "fence": lambda: None, "pointer": lambda x, i: i}
+        names |= {"_share": lambda worker, n, tasks, at=first: (min(at, tasks), min(at + 60, tasks))}
+        names |= {"address": id, "should_stream": lambda y, x, limit: False, "spans_of": lambda x, large: (False, size)}
+        names |= {"end_of_piece": lambda start, stop: stop, "_worker_masks": lambda masks, worker: None}
+        names |= {"fill": lambda *_: 0, "prefetch_pays": lambda x: False, "_once": lambda *_: None}
+        names |= {"_of_vectors": lambda *_: None}
+        kernel = fused_planes.transform.function
+        alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
+        written.clear()
+        alone(x, x, x, x, None, (0, 0), None, None, SimpleNamespace(size=MASK_BUFFER))
+        starts = range(min(first * size, n), min((first + 60) * size, n), size)
+        assert written == [(start, min(start + size, n)) for start in starts]
+
+
+@pytest.mark.parametrize("start", [2**32 - 300, 2**35 - 77, 2**40 + 13, 2**55 - 257])
+def test_masks_of_pieces_far_along_are_those_of_the_reference(start) -> None:
+    key, call, threshold = (0xFFFFFFFF, 5), 2**63 - 1, (1 << 31) + 12345
+    buffer, expected = np.zeros(1024, np.bool_), np.empty(300, np.bool_)
+    at = mask_of(buffer, start, start + 300, np.array([*key, call, threshold, 1, 1]), np.zeros(0, np.bool_))
+    _reference.keep_mask(expected, key, call, threshold, start)
+    assert np.array_equal(buffer[at : at + 300], expected)
+
+
+@pytest.mark.parametrize("fold", [(1, 2**33), (2**33, 1), (3, 2**32 + 5), (7, 50), (2**20, 3)])
+def test_given_masks_of_pieces_far_along_are_read_at_their_elements(fold) -> None:
+    n_shared, length = fold
+    start, stop = 2**36 + 1, 2**36 + 301
+
+    class Given:
+        def __getitem__(self, at: int) -> int:
+            return at
+
+    places = np.zeros(300, np.int64)
+    take = getattr(mask_pieces._take, "py_func", mask_pieces._take)
+    take(places, start, stop, Given(), fold)
+    assert places.tolist() == [i // (n_shared * length) * length + i % length for i in range(start, stop)]
 
 
 PLACES = [2**32 - 300, 2**32 + 3, 2**35 - 300, 2**35 - 1, 2**35 + 77, 2**40 + 5, 2**40 + 2**36 - 129, 2**62 + 1]
