@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from normdrop import _cpu, _exact, functional
+from normdrop._steps import Steps
 
 PAGE = mmap.PAGESIZE
 NAN = 0xFF
@@ -85,9 +86,24 @@ def _unset(array: Any) -> Any:
     return array
 
 
+# Fused launchers, with all arrays as arguments of their own.
+FUSED: dict[str, Any] = {
+    "batch_norm_act": lambda y, x, r, rows, gamma, beta, mask, steps: _cpu.batch_norm_act(
+        y, (x, r), rows, (gamma, beta), 1e-5, steps._replace(mask=mask)
+    ),
+    "normalize_act": lambda y, x, r, rows, mask, steps: _cpu.normalize_act(y, (x, r), rows, steps._replace(mask=mask)),
+    "act_gradient": lambda du, dy, x, r, rows, mask, steps: _cpu.act_gradient(
+        du, dy, (x, r), rows, steps._replace(mask=mask)
+    ),
+    "batch_norm_act_backward": lambda dx, du, dy, x, r, sums, rows, gamma, beta, mask, steps: (
+        _cpu.batch_norm_act_backward((dx, du), (dy, x, r), sums, rows, (gamma, beta), steps._replace(mask=mask))
+    ),
+}
+
+
 def check(name: str, arguments: dict[str, Any], outputs: tuple[str, ...], in_place: tuple[str, str] | None) -> None:
     """Run a launcher on ordinary arrays, then on guarded ones at both ends, then in place."""
-    launcher = getattr(_cpu, name)
+    launcher = FUSED[name] if name in FUSED else getattr(_cpu, name)
 
     def run(places: Places | None, alias: bool) -> dict[str, bytes]:
         given: dict[str, Any] = {}
@@ -159,6 +175,26 @@ def batch(shape: tuple[int, ...], dtype: Any) -> None:
     check("batch_norm_backward", given, ("dx", "sums"), ("dx", "dy"))
     vectors = np.stack([np.full(n, value) for value in (3.0, 0.5, 0.1, 2.0)])
     check("input_gradient", {"dx": y, "dy": dy, "x": x, "vectors": vectors}, ("dx",), ("dx", "dy"))
+
+
+def fused(shape: tuple[int, ...], dtype: Any) -> None:
+    """Fused launchers, with a mask that is drawn and with one that is given."""
+    n = shape[1]
+    x, r, dy = (_values(shape, dtype, seed) for seed in (5, 6, 7))
+    y, du = (_unset(np.empty_like(x)) for _ in range(2))
+    statistics, sums = (_unset(np.empty((rows, n))) for rows in (3, 2))
+    parameters = np.float64 if x.itemsize == 8 else np.float32
+    affine = dict(zip(("gamma", "beta"), np.abs(_values((2, n), parameters, 7)), strict=True))
+    rows = np.stack([np.full(n, 3.0), np.full(n, 0.5), np.full(n, 0.25)])
+    drawn = {"mask": None, "steps": Steps("relu", 0.0, THRESHOLD, 2.0, KEY, CALL)}
+    mask = _values((shape[0], shape[2]), np.float64, 4) > 3.0
+    given = {"mask": mask, "steps": Steps("relu", 0.0, 0, 2.0, fold=(n, shape[2]))}
+    for law in (drawn, given):
+        check("batch_norm_act", {"y": y, "x": x, "r": r, "rows": statistics} | affine | law, ("y", "rows"), ("y", "x"))
+        check("normalize_act", {"y": y, "x": x, "r": r, "rows": rows} | law, ("y",), ("y", "r"))
+        check("act_gradient", {"du": du, "dy": dy, "x": x, "r": r, "rows": rows} | law, ("du",), ("du", "dy"))
+        arrays = {"dx": y, "du": du, "dy": dy, "x": x, "r": r, "sums": sums, "rows": rows}
+        check("batch_norm_act_backward", arrays | affine | law, ("dx", "du", "sums"), ("du", "dy"))
 
 
 def channels(n: int, dtype: Any) -> None:
@@ -253,6 +289,9 @@ def small(_dtype: Any) -> Iterator[Case]:
         yield transposed, shape
     for shape in [(2, 3, 17), (5, 4, 33), (7, 65, 2)]:
         yield strided, shape
+    planes = [(2, 3, 4096), (3, 5, 4097), (5, 65, 17), (7, 33, 16), (2, 2, 9001), *((1, 1, n) for n in TAILS)]
+    rows = [(33, 3, 1), (5, 17, 1), (19, 1030, 1), (9, 5, 15), (3, 8200, 1), (6001, 3, 1)]
+    yield from ((fused, shape) for shape in planes + rows)
     for n in (17, 4097):
         yield forged, n
 
@@ -267,6 +306,14 @@ def threaded(_dtype: Any) -> Iterator[Case]:
         yield masked, shape
     for shape in [(2, 513, 67), (1, 30, 2203)]:
         yield transposed, shape
+    for shape in [(3, 3, 8193), (40, 130, 17), (9001, 8, 1), (70, 1030, 1)]:
+        yield fused, shape
+
+
+def piece_ends(inner: int, n: int) -> list[int]:
+    """Numbers of planes that have n elements or more, and a few beyond a multiple of 4096."""
+    planes = range(n // inner + 1, n // inner + 4200)
+    return [next(m for m in planes if m * inner % 4096 == more) for more in (9, 3, 1)]
 
 
 def large(dtype: Any) -> Iterator[Case]:
@@ -284,6 +331,9 @@ def large(dtype: Any) -> Iterator[Case]:
     for shape in [(3, 5, n // 15 + 1), (3, n // 3 + 1, 1), (n // 1507 + 1, 1507, 1), (7, 1, n // 7 + 1)]:
         yield masked, shape
     yield transposed, (3, 700, n // 2100 + 1)
+    # Spans whose last piece of a mask has 9, 3 and 1 elements, and spans of neighboring channels.
+    for shape in [(n // 49 // 119 + 1, 119, 49), *((1, m, 49) for m in piece_ends(49, n)), (3, n // 4521, 1507)]:
+        yield fused, shape
 
 
 def main() -> None:

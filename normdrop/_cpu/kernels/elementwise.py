@@ -135,20 +135,35 @@ def write_run(y: Memory, inputs: Inputs, run: Run, operation: Operation, numbers
 
 
 @helper
+def _write_part_across(
+    y: Memory, inputs: Inputs, start: Index, stop: Index, plane: Any, operation: Operation, numbers: Any
+) -> None:
+    """Write 16 elements at most, from plane = (its end, its channel) or the next one, or from both."""
+    end, channel = plane
+    if start < end:
+        write_part(y, inputs, start, min(stop, end), operation, numbers_of(numbers, channel))
+    if end < stop:
+        write_part(y, inputs, max(start, end), stop, operation, numbers_of(numbers, channel + 1))
+
+
+@helper
 def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numbers: Any, ahead: Any) -> None:
-    """Stream planes of 16 elements or more, in whole cache lines.
+    """Stream planes of 16 elements or more, in whole cache lines; the first and the last may be parts of planes.
 
     A vector across the end of a plane is computed with the numbers of both channels.
     """
     start, stop, end, channel, inner = span
-    splats = numbers_of(numbers, channel)
-    i = first_whole_line(y, start, stop, True)
+    i = min(first_whole_line(y, start, stop, True), stop)
     if i > start:
-        write_part(y, inputs, start, i, operation, splats)
+        _write_part_across(y, inputs, start, i, (end, channel), operation, numbers)
+    if i > end:
+        channel += 1
+        end += inner
+    splats = numbers_of(numbers, channel)
     while i + LANES <= stop:
         prefetch_each(ahead, i, inner)
-        i = write_vectors(y, inputs, Run(i, end, True), operation, splats, None)
-        if end < stop:
+        i = write_vectors(y, inputs, Run(i, min(end, stop), True), operation, splats, None)
+        if end < stop and i + LANES <= stop:
             vectors = load_each(inputs, i)
             before = operation(*vectors, *splats)
             channel += 1
@@ -157,4 +172,4 @@ def write_span(y: Memory, inputs: Inputs, span: Span, operation: Operation, numb
             i += LANES
             end += inner
     if i < stop:
-        write_part(y, inputs, i, stop, operation, splats)
+        _write_part_across(y, inputs, i, stop, (end, channel), operation, numbers)
