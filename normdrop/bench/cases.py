@@ -100,9 +100,17 @@ NORM = Pass("batch norm forward", "batch_norm")
 NORM_BACK = Pass("batch norm backward", "batch_norm_backward")
 INFERENCE = Pass("batch norm inference", "batch_norm_inference")
 
+FUSED = Pass("fused batch norm, ReLU, dropout forward", "fused", (0.5,))
+APART = Pass("the same, one after another", "apart", (0.5,))
+RESIDUAL = Pass("fused batch norm, residual, ReLU, dropout forward", "fused_residual", (0.5,))
+FUSED_BACK = Pass("fused batch norm, ReLU, dropout backward", "fused_backward", (0.5,))
+FUSED_INFERENCE = Pass("fused batch norm, ReLU inference", "fused_inference")
+BLOCK = Pass("fused ReLU, dropout, residual forward", "block", (0.1,))
+
 DROPOUT = (LOW, HALF, BACK)
+FUSED_PASSES = (FUSED, APART, RESIDUAL, FUSED_BACK, FUSED_INFERENCE, BLOCK)
 BATCH_NORM = (NORM, NORM_BACK, INFERENCE)
-PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM)
+PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM, *FUSED_PASSES)
 
 # The families that differ in nothing but size, for the plot.
 IN_CACHE, IN_MEMORY, GROWING = "dropout, in cache", "dropout, in memory", "batch norm, growing images"

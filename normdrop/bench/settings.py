@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from normdrop.bench import shapes
 from normdrop.bench.cases import (
+    APART,
     BACK,
     BATCH_NORM,
     CHANNELS,
     DROPOUT,
+    FUSED,
+    FUSED_BACK,
+    FUSED_PASSES,
     GROWING,
     HALF,
     IN_CACHE,
@@ -83,6 +87,8 @@ FULL = Settings(
         Family(
             "channels last", shapes.images(32, (64, 56), (512, 28)), (HALF, CHANNELS, *BATCH_NORM), channels_last=True
         ),
+        Family("fused, channels first", shapes.images(32, (64, 56), (256, 56), (512, 28)), FUSED_PASSES),
+        Family("fused, rows", shapes.FEATURES[:2], FUSED_PASSES),
         Family("rows", shapes.FEATURES, BATCH_NORM),
         Family("few channels", shapes.FEW_CHANNELS, BATCH_NORM),
         Family("a batch of 2", shapes.images(2, (256, 56)), BATCH_NORM),
@@ -106,6 +112,7 @@ FULL = Settings(
 QUICK = Settings(
     families=(
         Family("channels first", shapes.images(32, (64, 56)), (CHANNELS, *BATCH_NORM)),
+        Family("fused, channels first", shapes.images(32, (64, 56)), (FUSED, APART, FUSED_BACK)),
         Family("rows", shapes.FEATURES[:1], (NORM, NORM_BACK)),
         Family(IN_CACHE, shapes.IN_CACHE[2::2][:2], (HALF, BACK)),
         Family(IN_MEMORY, shapes.IN_MEMORY[:1], (HALF, BACK)),

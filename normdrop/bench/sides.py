@@ -92,6 +92,45 @@ class Normdrop:
         context = functional.batch_norm(batch.x, layer.gamma, layer.beta, out=out)[1]
         return lambda: functional.batch_norm_backward(dy, context, out=out)
 
+    def fused(self, batch: Batch, p: float) -> Call:
+        """Prepare batch normalization, ReLU and dropout in one pass; parameters and result as for `dropout`."""
+        return self._fused(batch, p=p)
+
+    def fused_residual(self, batch: Batch, p: float) -> Call:
+        """Prepare the same with a residual sum; parameters and result as for `dropout`."""
+        return self._fused(batch, p=p, residual=batch.dy)
+
+    def _fused(self, batch: Batch, **options: Any) -> Call:
+        x, out, affine, stream = batch.x, self._out(batch), (batch.gamma, batch.beta), normdrop.MaskStream(0)
+        return lambda: functional.batch_norm_act(x, *affine, rng=stream, out=out, **options)
+
+    def apart(self, batch: Batch, p: float) -> Call:
+        """Prepare the passes that `fused` replaces; parameters and result as for `dropout`."""
+        x, out, affine, stream = batch.x, self._out(batch), (batch.gamma, batch.beta), normdrop.MaskStream(0)
+
+        def passes() -> object:
+            y = functional.batch_norm(x, *affine, out=out)[0]
+            y = functional.act_dropout(y, out=out)[0]
+            return functional.dropout(y, p, rng=stream, out=out)
+
+        return passes
+
+    def fused_backward(self, batch: Batch, p: float) -> Call:
+        """Prepare the backward pass of `fused`; parameters and result as for `dropout`."""
+        dy, out = batch.dy, self._out(batch)
+        context = functional.batch_norm_act(batch.x, batch.gamma, batch.beta, p=p, rng=0)[1]
+        return lambda: functional.batch_norm_act_backward(dy, context, out=out)
+
+    def fused_inference(self, batch: Batch) -> Call:
+        """Prepare batch normalization and ReLU in inference; parameter and result as for `batch_norm`."""
+        x, out, vectors = batch.x, self._out(batch), (batch.mean, batch.var, batch.gamma, batch.beta)
+        return lambda: functional.batch_norm_act_inference(x, *vectors, out=out)
+
+    def block(self, batch: Batch, p: float) -> Call:
+        """Prepare ReLU, dropout and a residual sum in one pass; parameters and result as for `dropout`."""
+        x, residual, out, stream = batch.x, batch.dy, self._out(batch), normdrop.MaskStream(0)
+        return lambda: functional.act_dropout(x, residual=residual, p=p, rng=stream, out=out)
+
     def training(self, kind: str, batch: Batch, *arguments: float) -> Mapping[str, Call]:
         """Prepare the passes of a layer in training.
 

@@ -63,6 +63,25 @@ class JAX:
 
         return _jitted(forward, _own(batch.dense(batch.x)), *_vectors(batch))
 
+    def fused(self, batch: Batch, p: float) -> Call:
+        axes, shape = batch.axes, batch.dense(batch.x).shape
+        x, (_, _, gamma, beta) = _own(batch.dense(batch.x)), _vectors(batch)
+        state = {"key": _own(jax.random.key(0))}
+
+        def forward(key: Any, x: Any, gamma: Any, beta: Any) -> Any:
+            key, now = jax.random.split(key)
+            mean, var = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
+            y = jnp.maximum((x - mean) * (gamma * jax.lax.rsqrt(var + 1e-5)) + beta, 0)
+            return key, jnp.where(jax.random.bernoulli(now, 1 - p, shape), y * (1 / (1 - p)), 0)
+
+        compiled = jax.jit(forward)
+
+        def call() -> object:
+            state["key"], y = jax.block_until_ready(compiled(state["key"], x, gamma, beta))
+            return y
+
+        return call
+
     def batch_norm_backward(self, batch: Batch) -> Call:
         x, dy, axes = _own(batch.dense(batch.x)), _own(batch.dense(batch.dy)), batch.axes
         mean = jnp.mean(x, axes, keepdims=True)

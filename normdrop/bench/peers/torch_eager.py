@@ -81,6 +81,28 @@ class PyTorch:
 
         return self._ready(backward, dy, x, gamma, mean, var, *saved)
 
+    def fused(self, batch: Batch, p: float) -> Call:
+        layers = torch.nn.Sequential(_norm(batch), torch.nn.ReLU(), torch.nn.Dropout(p)).requires_grad_(False)
+        return self._ready(layers, torch.from_numpy(batch.x))
+
+    def fused_residual(self, batch: Batch, p: float) -> Call:
+        norm = _norm(batch).requires_grad_(False)
+
+        def forward(x: Any, residual: Any) -> Any:
+            return torch.nn.functional.dropout(torch.relu(norm(x) + residual), p)
+
+        return self._ready(forward, torch.from_numpy(batch.x), torch.from_numpy(batch.dy))
+
+    def fused_inference(self, batch: Batch) -> Call:
+        layers = torch.nn.Sequential(_norm(batch), torch.nn.ReLU()).eval().requires_grad_(False)
+        return self._ready(layers, torch.from_numpy(batch.x))
+
+    def block(self, batch: Batch, p: float) -> Call:
+        def forward(x: Any, residual: Any) -> Any:
+            return residual + torch.nn.functional.dropout(torch.relu(x), p)
+
+        return self._ready(forward, torch.from_numpy(batch.x), torch.from_numpy(batch.dy))
+
     def training(self, kind: str, batch: Batch, *arguments: float) -> dict[str, Call]:
         layers = {"dropout": torch.nn.Dropout, "channel_dropout": torch.nn.Dropout2d}
         layer = layers[kind](*arguments) if kind in layers else _norm(batch)
