@@ -5,6 +5,7 @@ from __future__ import annotations
 from numba import prange
 
 from normdrop._cpu.kernels.elementwise import Run, write_run
+from normdrop._cpu.kernels.elementwise_rows import Columns
 from normdrop._cpu.kernels.elementwise_rows import write_run as write_row_run
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.row_sums import grid_of
@@ -52,5 +53,6 @@ def row_gradient(dx: Memory, dy: Memory, x: Memory, vectors: Table, work: Worksp
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, x.size)
         inputs = pointer(dy, start), pointer(x, start)
-        write_row_run(pointer(dx, start), inputs, Run(0, stop - start, large), start % width, width, gradient, rows)
+        run, numbers = Run(0, stop - start, large), Columns(rows, ())
+        write_row_run(pointer(dx, start), inputs, run, start % width, width, gradient, numbers)
         fence()
