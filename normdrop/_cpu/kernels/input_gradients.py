@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from numba import prange
 
-from normdrop._cpu.kernels.elementwise import Run, write_run
-from normdrop._cpu.kernels.elementwise_rows import Columns
-from normdrop._cpu.kernels.elementwise_rows import write_run as write_row_run
+from normdrop._cpu.kernels.elementwise import Numbers, Run
+from normdrop._cpu.kernels.elementwise_rows import Columns, write_run
 from normdrop._cpu.kernels.operations import gradient
+from normdrop._cpu.kernels.planes import write_chunk
 from normdrop._cpu.kernels.row_sums import grid_of
 from normdrop._cpu.kernels.row_vectors import channel_rows, row_part, spread
 from normdrop._cpu.kinds import Memory, Table, Workspace
-from normdrop._cpu.lanes.each import splat_each
 from normdrop._cpu.lanes.memory import address, pointer, store
 from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.lanes.streaming import fence, should_stream
@@ -22,18 +21,14 @@ from normdrop._cpu.tuning import CHUNK, READ_AGAIN
 @kernel("OIIp")
 def plane_gradient(dx: Memory, dy: Memory, x: Memory, vectors: Table) -> None:
     """dx of each channel by vectors = [mean, mean_dy, slope, scale]. Parallel over chunks."""
-    _, n_channels, inner = x.shape
+    n_channels = x.shape[1]
     large = should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy)
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         first = pointer(vectors, 0)
-        numbers = first, pointer(first, n_channels), pointer(first, 2 * n_channels), pointer(first, 3 * n_channels)
+        rows = first, pointer(first, n_channels), pointer(first, 2 * n_channels), pointer(first, 3 * n_channels)
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, x.size)
-        while start < stop:
-            plane = start // inner
-            run = Run(start, min((plane + 1) * inner, stop), large)
-            inputs = pointer(dy, 0), pointer(x, 0)
-            write_run(pointer(dx, 0), inputs, run, gradient, splat_each(numbers, plane % n_channels), None)
-            start = (plane + 1) * inner
+        inputs, piece = (pointer(dy, start), pointer(x, start)), (start, stop, large, False, None)
+        write_chunk(pointer(dx, start), inputs, x.shape, piece, gradient, Numbers(rows, 1, ()))
         fence()
 
 
@@ -54,5 +49,5 @@ def row_gradient(dx: Memory, dy: Memory, x: Memory, vectors: Table, work: Worksp
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, x.size)
         inputs = pointer(dy, start), pointer(x, start)
         run, numbers = Run(0, stop - start, large), Columns(rows, ())
-        write_row_run(pointer(dx, start), inputs, run, start % width, width, gradient, numbers)
+        write_run(pointer(dx, start), inputs, run, start % width, width, gradient, numbers)
         fence()
