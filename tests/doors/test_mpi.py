@@ -15,7 +15,7 @@ import pytest
 import normdrop.mpi
 from normdrop import ChannelStatistics
 
-MPIEXEC = shutil.which("mpiexec")
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 pytestmark = [pytest.mark.once, pytest.mark.same]
 
 
@@ -25,7 +25,8 @@ def with_mpi(n, *arguments):
         pytest.skip("no mpiexec")
     program = str(Path(__file__).with_name("mpi_program.py"))
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl": "self,vader,tcp"}
-    env = os.environ | root | {"OMPI_MCA_rmaps_base_oversubscribe": "1", "NUMBA_NUM_THREADS": "1"}
+    more = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    env = os.environ | root | more | {"NUMBA_NUM_THREADS": "1"}
     command = [MPIEXEC, "-n", str(n), sys.executable, program, *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
