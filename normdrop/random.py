@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from normdrop import _checks, _process, _state
 if TYPE_CHECKING:  # NumPy imports its random module on first use, which takes as long as importing normdrop
     from numpy.random import Generator, SeedSequence
 
+T = TypeVar("T")
 Key: TypeAlias = tuple[int, int]
 RNG: TypeAlias = "int | SeedSequence | Generator | MaskStream | None"
 
@@ -148,6 +149,18 @@ def as_generator(rng: RNG) -> Generator:
         call = rng.take()
         return np.random.default_rng([*rng.key, call])
     return np.random.default_rng(_seed_sequence(rng))
+
+
+def with_call(rng: RNG, run: Callable[[Key, int], T]) -> T:
+    """Return what `run` makes of a key and a call of the stream, which gets the call back if that fails."""
+    stream, call = as_stream(rng), None
+    try:
+        call = stream.take()
+        return run(stream.key, call)
+    except BaseException:  # an interrupt, too
+        if call is not None:
+            stream.give_back(call)
+        raise
 
 
 def as_stream(rng: RNG) -> MaskStream:

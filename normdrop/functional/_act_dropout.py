@@ -11,7 +11,7 @@ from normdrop import _backend, _checks
 from normdrop._passes import Pass
 from normdrop.functional._masking import DropoutContext
 from normdrop.functional._steps_of import Activation, activation_of, residual_of, steps_of, undrawn
-from normdrop.random import RNG, as_stream, check_rng
+from normdrop.random import RNG, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -105,14 +105,9 @@ def act_dropout(
     check_rng(rng)
     if drops.threshold == 0:
         return _forward(x, r, ActDropoutContext(x, act, drops), out)
-    stream, call = as_stream(rng), None
-    try:
-        call = stream.take()
-        return _forward(x, r, ActDropoutContext(x, act, drops._replace(key=stream.key, call=call)), out)
-    except BaseException:
-        if call is not None:
-            stream.give_back(call)
-        raise
+    return with_call(
+        rng, lambda key, call: _forward(x, r, ActDropoutContext(x, act, drops._replace(key=key, call=call)), out)
+    )
 
 
 def _forward(

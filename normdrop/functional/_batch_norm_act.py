@@ -14,7 +14,7 @@ from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm import BatchNormContext, more_than_one_value
 from normdrop.functional._masking import DropoutContext
 from normdrop.functional._steps_of import Activation, activation_of, kept, residual_of, steps_of, undrawn
-from normdrop.random import RNG, as_stream, check_rng
+from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -147,14 +147,11 @@ def batch_norm_act(  # noqa: PLR0913  # the options of all that is fused, by key
     context = BatchNormActContext(norm, parameters[1], r, act, drops)
     if drops.threshold == 0:
         return _forward(context, (scale, shift), out)
-    stream, call = as_stream(rng), None
-    try:
-        call = stream.take()
-        return _forward(context._replace(dropout=drops._replace(key=stream.key, call=call)), (scale, shift), out)
-    except BaseException:
-        if call is not None:
-            stream.give_back(call)
-        raise
+
+    def drawn(key: Key, call: int) -> tuple[Array, BatchNormActContext]:
+        return _forward(context._replace(dropout=drops._replace(key=key, call=call)), (scale, shift), out)
+
+    return with_call(rng, drawn)
 
 
 def _forward(

@@ -20,7 +20,7 @@ from normdrop.functional._masking import (
     shared_axes_of,
     threshold_of,
 )
-from normdrop.random import RNG, as_stream, check_rng
+from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -147,15 +147,12 @@ def dropout(
     if mask is not None or x.size == 0:
         context = DropoutContext(*law, mask=None if mask is None else _device.native(mask))
         return _result(apply(x, context, out), x, context, return_mask)
-    stream, call = as_stream(rng), None
-    try:
-        call = stream.take()
-        context = DropoutContext(*law, stream.key, call)
+
+    def drawn(key: Key, call: int) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
+        context = DropoutContext(*law, key, call)
         return _result(apply(x, context, out), x, context, return_mask)
-    except BaseException:
-        if call is not None:
-            stream.give_back(call)
-        raise
+
+    return with_call(rng, drawn)
 
 
 def _result(
