@@ -18,6 +18,8 @@ GENERATIONS = ["75", "80", "90", "100"]
 # Kernels that read four neighbors at a time, and those that sum over threads.
 QUADS = ["dropout", "mask_planes", "mask_elements", "plane_moments", "plane_gradients", "row_moments"]
 QUADS += ["row_gradients", "plane_normalize", "row_normalize", "plane_gradient", "row_gradient"]
+FUSED = ["fused_relu", "fused_gelu", "fused_relu_backward", "fused_gelu_backward"]
+FUSED_GIVEN = ["fused_gelu_tanh_given", "fused_gelu_tanh_backward_given"]
 SUMS = ["plane_moments", "plane_gradients", "row_moments", "row_gradients", "merge_moments", "merge_gradients"]
 
 
@@ -56,7 +58,9 @@ def name(key):
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_every_kernel_compiles_and_uses_neither_local_memory_nor_calls(quick, generation):
     rows = of(quick, generation, "code")
-    assert {name(key) for key in rows} >= {*QUADS, *SUMS, "keep_mask", "dropout_transposed", "update", "_copy"}
+    assert {name(key) for key in rows} >= {
+        *QUADS, *SUMS, *FUSED, *FUSED_GIVEN, "keep_mask", "dropout_transposed", "update", "_copy"
+    }  # fmt: skip
     assert len(rows) > 60
     assert faulty(rows) == {}
 
@@ -83,7 +87,8 @@ def test_four_neighbors_are_one_access_and_warps_shuffle(quick, generation):
     assert [key for key in facts if name(key) in QUADS and "quads" not in facts[key]] == []
     assert [key for key in facts if name(key) in SUMS and "shfl.sync" not in facts[key]] == []
     draws = [facts[key] for key in facts if name(key) in ("dropout", "dropout_transposed", "keep_mask")]
-    assert len(draws) == 9
+    draws += [facts[key] for key in facts if name(key) in FUSED]
+    assert len(draws) == 25
     assert all("mul.wide.u32" in facts for facts in draws)
 
 
