@@ -5,6 +5,11 @@ import sys
 from normdrop.functional._act_dropout import ActDropoutContext, act_dropout, act_dropout_backward
 from normdrop.functional._batch_norm import BatchNormContext, batch_norm, batch_norm_backward
 from normdrop.functional._batch_norm_act import BatchNormActContext, batch_norm_act, batch_norm_act_backward
+from normdrop.functional._batch_norm_act_inference import (
+    BatchNormActInferenceContext,
+    batch_norm_act_inference,
+    batch_norm_act_inference_backward,
+)
 from normdrop.functional._batch_norm_inference import (
     InferenceContext,
     batch_norm_inference,
@@ -18,6 +23,7 @@ from normdrop.functional._running import update_running
 __all__ = [
     "ActDropoutContext",
     "BatchNormActContext",
+    "BatchNormActInferenceContext",
     "BatchNormContext",
     "DropoutContext",
     "InferenceContext",
@@ -26,6 +32,8 @@ __all__ = [
     "batch_norm",
     "batch_norm_act",
     "batch_norm_act_backward",
+    "batch_norm_act_inference",
+    "batch_norm_act_inference_backward",
     "batch_norm_backward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
@@ -37,6 +45,13 @@ __all__ = [
 ]
 
 # Pickles name contexts by this package; older ones by files that now have other names.
-for _context in (ActDropoutContext, BatchNormActContext, BatchNormContext, DropoutContext, InferenceContext):
+for _context in (
+    ActDropoutContext,
+    BatchNormActContext,
+    BatchNormActInferenceContext,
+    BatchNormContext,
+    DropoutContext,
+    InferenceContext,
+):
     _context.__module__ = __name__
 sys.modules.update({f"{__name__}.{name}": sys.modules[__name__] for name in ("batch_norm", "inference", "masking")})

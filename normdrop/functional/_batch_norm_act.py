@@ -216,6 +216,8 @@ def batch_norm_act_backward(
     if not isinstance(context, BatchNormActContext):
         raise TypeError(f"context must be what batch_norm_act() returned; got {_checks.kind(context)}")
     norm = context.norm
+    if not isinstance(norm, BatchNormContext):
+        raise TypeError(f"context.norm must be a BatchNormContext; got {_checks.kind(norm)}")
     x = _checks.array(norm.x, "context.norm.x")
     dy = _checks.gradient(dy, x.shape, x.dtype)
     _checks.same_place(dy, "dy", x, "the forward pass's x")

@@ -58,6 +58,10 @@ def undrawn(x: Array, p: object, shared_axes: int | Iterable[int]) -> DropoutCon
 
 def steps_of(activation: tuple[str, float], context: DropoutContext, x: Array, walk: Reading) -> Steps:
     """Return what launchers take: masks that do not follow memory are drawn first, and folded as x is."""
+    if not isinstance(context, DropoutContext):
+        raise TypeError(f"context.dropout must be a DropoutContext; got {_checks.kind(context)}")
+    if context.shape != x.shape:
+        raise ValueError(f"context.dropout.shape must be that of the forward pass's x, {x.shape}; got {context.shape}")
     steps = Steps(*activation, scale=context.scale)
     if context.threshold == 0:
         return steps

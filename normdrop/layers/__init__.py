@@ -4,6 +4,8 @@ import sys
 
 from normdrop.layers.base import Layer
 from normdrop.layers.batch_norm import BatchNorm
+from normdrop.layers.batch_norm_act import BatchNormAct
+from normdrop.layers.batch_norm_act_ranks import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
@@ -13,6 +15,10 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormAct",
+    "BatchNormAct1d",
+    "BatchNormAct2d",
+    "BatchNormAct3d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from normdrop import _checks, _device
 from normdrop.layers.attributes import Attribute, Option, refuse_unknown
+from normdrop.random import MaskStream
 
 Array: TypeAlias = npt.NDArray[Any]
 Self = TypeVar("Self", bound="Layer")
@@ -101,12 +102,12 @@ class Layer:
     def spawn(self: Self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
 
-        Those of a dropout layer have streams of their own, by `MaskStream.spawn`; copies would draw the same masks.
+        Those that draw masks have streams of their own, by `MaskStream.spawn`; copies would draw the same masks.
 
         Parameters
         ----------
         n : int
-            How many.
+            How many; if it is not 0, the layer's stream, where it has one, moves on by one call.
 
         Returns
         -------
@@ -121,7 +122,11 @@ class Layer:
         >>> bool(np.array_equal(a(np.ones(64)), b(np.ones(64))))
         False
         """
-        return [copy.deepcopy(self) for _ in range(_checks.integer(n, "n", 0))]
+        children = [copy.deepcopy(self) for _ in range(_checks.integer(n, "n", 0))]
+        own = vars(self).get("stream")
+        for child, stream in zip(children, own.spawn(n) if isinstance(own, MaskStream) else ()):  # noqa: B905
+            vars(child)["stream"] = stream
+        return children
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
         """Yield name, value and gradient of each learned parameter, for an optimizer that changes the value in place.

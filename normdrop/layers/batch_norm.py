@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ _STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
 
 S = TypeVar("S", bound=np.generic)
+Memory: TypeAlias = "tuple[Sequence[tuple[Array | None, Array | None]], Array | None]"
+"""Inputs, each with what a context kept of it, a copy where `out` has overwritten it; and `out`."""
 
 
 def _on_nonfinite(value: object) -> running.OnNonfinite:
@@ -36,6 +38,15 @@ def _reduce(value: Any) -> Callable[[Any], Any] | None:
 def _sum(before: Array | None, new: Array | None) -> Array | None:
     """Add a gradient, if there is one, to what was there before, if anything was."""
     return before if new is None else new if before is None else before + new
+
+
+def _give_back(inputs: Sequence[tuple[Array | None, Array | None]], out: Array | None) -> None:
+    """Write back an input that `out` has overwritten."""
+    for given, kept in inputs:
+        if out is not None and kept is not None:
+            target = _device.view(out)
+            if _overlap.is_possible(target, _device.view(given)):
+                target[...] = _device.view(kept)
 
 
 def _running(values: object, name: str, own: dict[str, Any]) -> None:
@@ -131,6 +142,7 @@ class BatchNorm(Population, Layer):
 
     _ranks: ClassVar[tuple[int, ...]] = ()
     _shape: ClassVar[str] = ""
+    _of_any_rank: ClassVar[str] = "BatchNorm"
 
     def __init__(  # noqa: PLR0913  # the options of batch normalization, all but one by keyword
         self,
@@ -262,7 +274,7 @@ class BatchNorm(Population, Layer):
                 x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out
             )
             if training and mean is not None and (x.size or context.n_shared):
-                self._update(context, x, out, keep=not return_context)
+                self._update(context, ([(x, context.x)], out), [], keep=not return_context)
             elif not return_context:
                 self._keep(context, asked=keep_x or (training and (x.size > 0 or reduce is not None)))
         else:
@@ -283,15 +295,19 @@ class BatchNorm(Population, Layer):
 
     def _check_shape(self, x: Array, axis: int, n: int) -> None:
         if self._ranks:
-            _checks.rank(x, self._ranks, type(self).__name__, f"Its input is {self._shape}; BatchNorm takes any rank.")
+            hint = f"Its input is {self._shape}; {self._of_any_rank} takes any rank."
+            _checks.rank(x, self._ranks, type(self).__name__, hint)
         if x.ndim < 2 or not -x.ndim <= axis < x.ndim or x.shape[axis] != n:
             raise ValueError(
                 f"x must have num_features = {n} channels on channel_axis = {axis}; got shape {x.shape}. "
                 "Pass such an array, or make the layer with other num_features or channel_axis."
             )
 
-    def _update(self, context: BatchNormContext, x: Array, out: Array | None, *, keep: bool) -> None:
-        """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it."""
+    def _update(self, context: Any, memory: Memory, done: list[bool], *, keep: bool) -> None:
+        """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it.
+
+        `done` has an element if it has happened, whether or not an exception was raised then.
+        """
         own, passes, n = vars(self), self._passes, context.n
         mean, var, old = own["running_mean"], own["running_var"], own["momentum"]
         with _process.updating:
@@ -304,14 +320,14 @@ class BatchNorm(Population, Layer):
                     self._keep(context, asked=True)
                 if running.fold(mean, var, context.statistics, (old, n, own["unbiased"], own["on_nonfinite"])):
                     own.update(num_batches=num_batches + 1, num_values=num_values + n)
+                done.append(True)
             except BaseException as error:
+                done.clear()
                 passes.waiting = waiting
                 own.update(num_batches=num_batches, num_values=num_values)
                 running.restore(mean, var, saved)
-                if isinstance(error, Exception) and out is not None:
-                    target = _device.view(out)
-                    if _overlap.is_possible(target, x):
-                        target[...] = _device.view(context.x)  # the copy that was made because x was to be overwritten
+                if isinstance(error, Exception):
+                    _give_back(*memory)
                 raise
 
     def backward(
@@ -351,13 +367,8 @@ class BatchNorm(Population, Layer):
         """
         accumulate = _checks.flag(accumulate, "accumulate")
         taken = self._waiting() if context is None else self._checked(context)
-        dgamma: Array | None
-        dbeta: Array | None
-        if isinstance(taken, InferenceContext):
-            dx, dgamma, dbeta = functional.batch_norm_inference_backward(dy, taken, out=out)
-        else:
-            reduce = None if getattr(taken, "n_shared", None) is None else self.reduce
-            dx, dgamma, dbeta = functional.batch_norm_backward(dy, taken, reduce=reduce, out=out)
+        dx: npt.NDArray[S]
+        dx, dgamma, dbeta = self._gradients(dy, taken, out)
         own, passes = vars(self), self._passes
         with _process.updating:
             if accumulate:
@@ -377,7 +388,14 @@ class BatchNorm(Population, Layer):
                 raise
         return dx
 
-    def _checked(self, context: BatchNormContext | InferenceContext) -> BatchNormContext | InferenceContext:
+    def _gradients(self, dy: Array, context: Any, out: Array | None) -> tuple[Any, Array | None, Array | None]:
+        """Return what backward returns, dgamma and dbeta."""
+        if isinstance(context, InferenceContext):
+            return functional.batch_norm_inference_backward(dy, context, out=out)
+        reduce = None if getattr(context, "n_shared", None) is None else self.reduce
+        return functional.batch_norm_backward(dy, context, reduce=reduce, out=out)
+
+    def _checked(self, context: Any) -> Any:
         """Return a context after checking that it is of a pass over as many channels as the layer has."""
         if isinstance(context, (BatchNormContext, InferenceContext)):
             name = "scale" if isinstance(context, InferenceContext) else "statistics"

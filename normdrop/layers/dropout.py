@@ -15,7 +15,6 @@ from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
-Self = TypeVar("Self", bound="Dropout")
 
 
 class Dropout(Layer):
@@ -214,24 +213,6 @@ class Dropout(Layer):
         if context is None:
             self._passes.waiting = None, 0, False
         return dx
-
-    def spawn(self: Self, n: int) -> list[Self]:
-        """Return independent copies of the layer, each with a stream of its own from `MaskStream.spawn`.
-
-        Parameters
-        ----------
-        n : int
-            How many; if it is not 0, the layer's stream moves on by one call.
-
-        Returns
-        -------
-        list of Dropout
-            The copies; none of them has a pass that waits.
-        """
-        children = super().spawn(n)
-        for child, stream in zip(children, self.stream.spawn(n), strict=True):
-            child.stream = stream
-        return children
 
     def state_dict(self) -> dict[str, Array]:
         """Return key and call of the stream.
