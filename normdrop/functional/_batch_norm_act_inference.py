@@ -198,7 +198,7 @@ def batch_norm_act_inference_backward(
     axis = per_channel.axis(x, norm.channel_axis)
     n_channels = x.shape[axis]
     if out is not None:
-        out = _checks.out(out, dy, [("dy", dy), ("x", x)] if r is None else [("dy", dy), ("x", x), ("residual", r)])
+        out = _checks.out(out, dy, [("dy", dy), ("x", x)])
     scale = _checks.channels(norm.scale, "context.norm.scale", n_channels, x)
     shift = _checks.channels(context.shift, "context.shift", n_channels, x)
     statistics = _checks.array(norm.statistics, "context.norm.statistics", np.dtype(np.float64))
