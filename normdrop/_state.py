@@ -54,15 +54,29 @@ def entry(state: Mapping[str, Any], name: str, shape: tuple[int, ...], kinds: st
     return values
 
 
-def assign(arrays: Mapping[str, Array], values: Mapping[str, Array], layer: object, counts: Mapping[str, int]) -> None:
-    """Set a layer's arrays, wherever they are, and its counts; if that fails or is interrupted, nothing has changed."""
+def assign(
+    arrays: Mapping[str, Array],
+    values: Mapping[str, Array],
+    layer: object,
+    counts: Mapping[str, int],
+    stream: tuple[Any, Mapping[str, Any]] | None = None,
+) -> None:
+    """Set a layer's arrays, wherever they are, its stream, if there is one, and its counts, which are last.
+
+    If that fails or is interrupted, nothing has changed.
+    """
     before = {name: _device.to_host(array) for name, array in arrays.items()}
+    call = None if stream is None else stream[0].state_dict()
     try:
         for name, array in arrays.items():
             _device.assign(array, values[name])
+        if stream is not None:
+            stream[0].load_state_dict(stream[1])
         vars(layer).update(counts)
     except BaseException:  # an interrupt, or an array that the caller made read-only
         for name, array in arrays.items():
             if not _device.on_host(array) or array.flags.writeable:
                 _device.assign(array, before[name])
+        if stream is not None:
+            stream[0].load_state_dict(call)
         raise

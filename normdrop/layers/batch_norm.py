@@ -15,7 +15,7 @@ from normdrop.functional import _running as running
 from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter, writable
 from normdrop.layers.base import Array, Layer
 from normdrop.layers.population import Population
-from normdrop.random import RNG, as_generator, check_rng
+from normdrop.random import RNG, MaskStream, as_generator, check_rng
 
 _STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
@@ -458,8 +458,12 @@ class BatchNorm(Population, Layer):
         TypeError, ValueError
             Missing, extra or misshapen entries; the layer is then unchanged.
         """
-        arrays = self._state()
-        _state.check_keys(state, [*arrays, *_COUNTS])
+        self._load(state)
+
+    def _load(self, state: Mapping[str, Any], stream: MaskStream | None = None) -> None:
+        """Take over state, with that of a stream."""
+        arrays, of_stream = self._state(), () if stream is None else ("key", "call")
+        _state.check_keys(state, [*arrays, *_COUNTS, *of_stream])
         values = {}
         for name, array in arrays.items():
             like = _checks.array(array, name)
@@ -471,7 +475,8 @@ class BatchNorm(Population, Layer):
         if "running_var" in values:
             _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
         with _process.updating:
-            _state.assign(arrays, values, self, counts)
+            moved = None if stream is None else (stream, {name: state[name] for name in of_stream})
+            _state.assign(arrays, values, self, counts, moved)
 
     def __getstate__(self) -> dict[str, Any]:
         with _process.updating:  # a whole number of batches, whoever trains meanwhile

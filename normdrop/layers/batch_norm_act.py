@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, ov
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process, _state, functional
+from normdrop import _checks, functional
 from normdrop._activations import ACTIVATIONS
 from normdrop.functional import BatchNormActContext, BatchNormActInferenceContext
 from normdrop.functional._steps_of import Activation, activation_of
@@ -19,8 +19,6 @@ from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
 Context: TypeAlias = "BatchNormActContext | BatchNormActInferenceContext"
-
-_STREAM = ("key", "call")
 
 
 class BatchNormAct(BatchNorm):
@@ -68,8 +66,7 @@ class BatchNormAct(BatchNorm):
 
     References
     ----------
-    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015, Algorithms 1 and 2.
-    .. [2] K. He, X. Zhang, S. Ren and J. Sun, "Deep residual learning for image recognition", CVPR 2016, section 3.2.
+    .. [1] K. He, X. Zhang, S. Ren and J. Sun, "Deep residual learning for image recognition", CVPR 2016, section 3.2.
 
     Examples
     --------
@@ -161,17 +158,15 @@ class BatchNormAct(BatchNorm):
         Parameters
         ----------
         x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
-            Batch; any strides. Training needs more than one value per channel. It is held, not a copy of it, until
-            backward, in training and with ``keep_x``: do not change it before.
+            Batch, as for `BatchNorm`; held until backward in training and with ``keep_x``.
         residual : ndarray, shape and dtype of `x`, optional
             What is added before the activation; held as `x` is.
         out : ndarray, shape and dtype of `x`, optional
-            Where to write the result. It may be `x` or `residual`, of which a copy is then held.
+            Where to write `y`. It may be `x` or `residual`, of which a copy is then held.
         keep_x : bool, default False
             Only in inference: whether there will be a `backward`, for which `x` and `residual` are kept.
         return_context : bool, default False
-            Whether to return the context, too, for ``backward(dy, context=context)``; the pass then does not wait
-            in the layer.
+            Whether to return the context, too; the pass then does not wait in the layer.
 
         Returns
         -------
@@ -242,10 +237,9 @@ class BatchNormAct(BatchNorm):
         dy : ndarray, shape and dtype of that pass's input
             Gradient with respect to the output.
         context : BatchNormActContext or BatchNormActInferenceContext, optional
-            What the forward pass returned; it may be used any number of times. Without it, the pass is the one that
-            waits in the layer, which then waits no more.
+            What the forward pass returned; by default the pass is the one that waits in the layer.
         accumulate : bool, default False
-            Whether to add to `dgamma` and `dbeta` instead of setting them, as for a layer that several branches share.
+            Whether to add to `dgamma` and `dbeta` instead of setting them.
         out : ndarray, shape and dtype of `dy`, optional
             Where to write `dx`. It may be `dy`.
 
@@ -300,16 +294,7 @@ class BatchNormAct(BatchNorm):
         TypeError, ValueError
             Missing, extra or misshapen entries; the layer is then unchanged.
         """
-        before = self.stream.state_dict()
-        _state.check_keys(state, list(self.state_dict()))
-        own = {name: values for name, values in state.items() if name not in _STREAM}
-        with _process.updating:
-            try:
-                self.stream.load_state_dict({name: state[name] for name in _STREAM})
-                super().load_state_dict(own)
-            except BaseException:
-                self.stream.load_state_dict(before)
-                raise
+        self._load(state, self.stream)
 
     def __repr__(self) -> str:
         return (

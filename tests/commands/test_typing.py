@@ -23,6 +23,10 @@ dx: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = norm.backward(y, context
 masked = drop(x, mask=np.ones((2, 4), np.bool_))
 norm(x, keep_x=True)
 children: list[normdrop.Dropout2d] = drop.spawn(2)
+fused = normdrop.BatchNormAct2d(4, activation=("leaky_relu", 0.2), p=0.1, shared_axes=(2, 3))
+y = fused(x, y)
+dx, dresidual = fused.backward(y)
+y, both = fused.forward(x, out=y, return_context=True)
 norm.momentum = None
 drop.p = 0.25
 """
@@ -33,6 +37,7 @@ BAD = {
     "norm(x, keepx=True)": "call-arg",
     "norm.momentun = 0.5": "attr-defined",
     "norm.backward(x, contxt=None)": "call-arg",
+    "fused(x, residul=x)": "call-arg",
     "z: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = norm(x)": "arg-type",
 }
 

@@ -45,6 +45,8 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "BatchNorm, float64": lambda: normdrop.BatchNorm(3, momentum=0.0, dtype=np.float64, unbiased=False),
     "BatchNorm, no statistics": lambda: normdrop.BatchNorm(3, track_running_stats=False),
     "BatchNorm2d": lambda: normdrop.BatchNorm2d(3),
+    "BatchNormAct": lambda: normdrop.BatchNormAct(3, p=0.5, rng=stream()),
+    "BatchNormAct, whole channels": lambda: normdrop.BatchNormAct(3, p=0.5, shared_axes=0, rng=stream()),
 }
 
 
@@ -136,7 +138,7 @@ def ready(name: str, training: bool) -> normdrop.Layer:
     """A layer between forward and backward."""
     layer = used(name)
     layer.training = training
-    layer(batch(layer))
+    layer(batch(layer), **({"keep_x": True} if "BatchNorm" in name and not training else {}))
     return layer
 
 

@@ -130,6 +130,7 @@ def test_the_public_names_are_exactly_all():
 
 def test_the_names_that_users_were_promised_are_there():
     promised = "Dropout Dropout1d Dropout2d Dropout3d BatchNorm BatchNorm1d BatchNorm2d BatchNorm3d MaskStream seed"
+    promised += " BatchNormAct BatchNormAct1d BatchNormAct2d BatchNormAct3d"
     assert set(promised.split()) <= set(normdrop.__all__)
     forward = "dropout dropout_inference dropout_backward batch_norm batch_norm_backward batch_norm_inference"
     assert {*forward.split(), "batch_norm_inference_backward"} <= set(functional.__all__)
