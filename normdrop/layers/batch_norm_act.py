@@ -21,6 +21,14 @@ S = TypeVar("S", bound=np.generic)
 Context: TypeAlias = "BatchNormActContext | BatchNormActInferenceContext"
 
 
+def _reduce(value: object) -> None:
+    if value is not None:
+        raise ValueError(
+            f"reduce must be None for a fused layer, whose batch is in one process; got {_checks.kind(value)}. "
+            "Use BatchNorm(reduce=...), functional.act_dropout and Dropout."
+        )
+
+
 class BatchNormAct(BatchNorm):
     r"""Normalize each channel, add a residual, apply an activation and drop elements, in one pass over memory.
 
@@ -120,6 +128,7 @@ class BatchNormAct(BatchNorm):
     activation = Fixed["Activation"]("Name of the activation, with its parameter if it has one.")
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     p = Option(_checks.probability, "Probability of dropping an element.")
+    reduce = Option(_reduce, "None: the batch of a fused layer is in one process.")
     stream = Option(check_stream, "Key and call number of the next mask.")
 
     @overload  # type: ignore[override]  # its contexts are others

@@ -230,6 +230,7 @@ def test_the_stream_is_drawn_from_rng_after_gamma() -> None:
         ("channel_axis", -1, AttributeError),
         ("momentum", 2.0, ValueError),
         ("residual", None, AttributeError),
+        ("reduce", sum, ValueError),
     ],
 )
 def test_attributes_are_checked_when_they_are_set(refused: Any, name: str, value: Any, error: Any) -> None:
