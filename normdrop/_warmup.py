@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _process, _progress
+from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
+_FUSED = ("batch_norm_act", "act_dropout")
 
 
 def warmup(
     operations: str | Iterable[str] = _OPERATIONS,
     dtypes: npt.DTypeLike | Iterable[npt.DTypeLike] = np.float32,
     *,
+    activations: str | Iterable[str] = "relu",
     parallel: bool = True,
     progress: bool | None = None,
 ) -> int:
@@ -27,9 +31,12 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference.
+        What will be called, forward, backward and in inference; also "batch_norm_act" and "act_dropout".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
+    activations : str or iterable of str, default "relu"
+        Names of the activations of "batch_norm_act" and "act_dropout"; their kernels are compiled for each of them,
+        with and without a residual and dropout, which takes minutes.
     parallel : bool, default True
         Whether to compile for large arrays too. This starts Numba's threads, if it is safe; programs that fork later
         and use Numba in the children may prefer False.
@@ -44,7 +51,7 @@ def warmup(
     Raises
     ------
     TypeError, ValueError
-        An operation or dtype that there is none of.
+        An operation, dtype or activation that there is none of.
 
     Examples
     --------
@@ -52,15 +59,22 @@ def warmup(
     >>> normdrop.warmup("dropout", parallel=False) > 0
     True
     """
-    several = not isinstance(operations, str) and isinstance(operations, Iterable)
-    names = [_checks.choice(name, "operations", _OPERATIONS) for name in (operations if several else (operations,))]
+    names = _named(operations, "operations", _OPERATIONS + _FUSED)
+    acts = _named(activations, "activations", tuple(ACTIVATIONS))
     kinds = dtypes if isinstance(dtypes, (list, tuple, set)) else [dtypes]
     wanted = [_checks.input_dtype(kind, "dtypes") for kind in kinds]
     parallel = _checks.flag(parallel, "parallel")
 
-    jobs = list(_process.load("normdrop._cpu.compilations").compilations(names, wanted, parallel=parallel))
+    compilations = _process.load("normdrop._cpu.compilations").compilations
+    jobs = list(compilations(names, wanted, acts, parallel=parallel))
     with _progress.bar(progress, "compiling kernels", len(jobs)) as advance:
         for job in jobs:
             job()
             advance()
     return len(jobs)
+
+
+def _named(given: Any, argument: str, known: tuple[str, ...]) -> list[str]:
+    """Return a name or several as a list, after checks."""
+    names = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    return [_checks.choice(name, argument, known) for name in names]

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from normdrop._cpu import fused
 from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
 from normdrop._cpu.toolchain import launch
 from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
+FUSED = ("batch_norm_act", "act_dropout")
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
@@ -21,25 +23,36 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
     if operation == "channel_dropout":
         return [given_masks.mask_planes, given_masks.mask_elements]
     orders: list[Any] = [planes, rows]
+    if operation == "act_dropout":
+        return []
+    if operation == "batch_norm_act":  # what runs beside the fused kernels
+        kernels = [
+            getattr(order, name) for order in orders for name in ("moments", "backward", "gradients", "normalize")
+        ]
+        return [*kernels, planes.backward_in_blocks, columns.backward]
     kernels = [getattr(order, name) for order in orders for name in ("batch_norm", "backward", "normalize")]
     return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks, columns.batch_norm, columns.backward]
 
 
+def _of_activations(operation: str, activations: Iterable[str]) -> list[Kernel]:
+    return [kernel for name in activations for kernel in fused.kernels(operation, name)] if operation in FUSED else []
+
+
 def compilations(
-    operations: Iterable[str], dtypes: Iterable[np.dtype[Any]], *, parallel: bool
+    operations: Iterable[str], dtypes: Iterable[np.dtype[Any]], activations: Iterable[str], *, parallel: bool
 ) -> Iterator[Callable[[], object]]:
     """Yield a call for each variant of a kernel that the operations need; inputs of `dtypes`, each variant once."""
-    dtypes = tuple(dtypes)
+    dtypes, activations = tuple(dtypes), tuple(activations)
     wanted: dict[tuple[Kernel, np.dtype[Any], np.dtype[Any] | None, bool], None] = {}
     both = (False, True) if parallel and parallel_is_safe() else (False,)
     for operation in operations:
-        for kernel in _of_input_dtype(operation):
+        for kernel in [*_of_input_dtype(operation), *_of_activations(operation, activations)]:
             for dtype in dtypes:
                 parameters = _parameters(dtype) if "w" in kernel.arguments else None
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
-        if operation == "channel_dropout":
+        if operation in ("channel_dropout", *FUSED):
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
-        if operation == "batch_norm":
+        if operation in ("batch_norm", "batch_norm_act"):
             wanted[per_channel.update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
                 wanted[per_channel.inference_vectors, _FLOAT64, parameters, False] = None

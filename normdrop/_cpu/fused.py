@@ -162,3 +162,20 @@ def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
     fusion = Fusion(False, "", steps.activation, steps.drops)
     flat = x.reshape(1, 1, -1)
     _transform(dx.reshape(1, 1, -1), dy.reshape(1, 1, -1), flat, flat, _NO_VECTORS, steps, (fusion, True))
+
+
+def kernels(operation: str, activation: str) -> list[Kernel]:
+    """Return the kernels of "batch_norm_act" or "act_dropout" for one activation, for compiling them ahead."""
+    both, planes_and_rows = (False, True), (fused_planes.transform, fused_rows.transform)
+    if operation == "act_dropout":
+        kinds = [("", False), ("after", False), ("", True)]  # where the residual is added, whether backward
+        return [
+            _fused(fused_planes.transform, Fusion(False, residual, activation, dropout), backward)
+            for dropout in both
+            for residual, backward in kinds
+        ]
+    found = []
+    for fusion in (Fusion(True, residual, activation, dropout) for residual in ("", "before") for dropout in both):
+        found += [_fused(kernel, fusion, backward) for kernel in planes_and_rows for backward in both]
+        found += [_fused(fused_planes.batch_norm, fusion, False), _fused(fused_planes.backward, fusion, True)]
+    return found

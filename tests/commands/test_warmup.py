@@ -59,6 +59,55 @@ def test_after_warmup_the_operations_compile_nothing_more(operation, parallel):
     assert compiled.strip() == "[]"
 
 
+FUSED = """
+import numpy as np, normdrop
+from normdrop._cpu.toolchain.launch import Kernel
+
+operation = {operation!r}
+print(normdrop.warmup(operation, np.float32, activations=["relu"], parallel=False))
+def refuse(self, *arguments, parallel):
+    raise AssertionError((self.function.__name__, arguments))
+Kernel.compile = refuse
+for shape in [(16, 32), (16, 4, 2, 4), (2, 1, 16, 16), (2, 3, 512)]:
+    x = np.ones(shape, np.float32)
+    for a in (x, np.ascontiguousarray(x.T).T):
+        for residual in (None, a):
+            for p in (0.0, 0.5):
+                if operation == "act_dropout":
+                    y, context = normdrop.functional.act_dropout(a, residual=residual, p=p)
+                    normdrop.functional.act_dropout_backward(y, context)
+                else:
+                    layer = normdrop.BatchNormAct(shape[1], p=p)
+                    layer(a, residual), layer.backward(a)
+                    layer.eval()
+                    layer(a, residual, keep_x=True), layer.backward(a)
+"""
+
+
+@pytest.mark.cold
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["act_dropout", "batch_norm_act"])
+def test_after_warmup_fused_operations_compile_nothing_more(operation):
+    source = FUSED.format(operation=operation)
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 0
+
+
+@pytest.mark.parametrize("operation", ["act_dropout", "batch_norm_act"])
+def test_fused_kernels_are_made_ready_for_the_activations_that_are_named(monkeypatch, operation):
+    from normdrop._cpu.toolchain.launch import Kernel
+
+    names = []
+    monkeypatch.setattr(Kernel, "compile", lambda self, *_, parallel: names.append(self.function.__name__))
+    counts = [
+        normdrop.warmup(operation, activations=wanted, parallel=False)
+        for wanted in ("gelu", ("gelu", "elu"), ("gelu", "gelu"))
+    ]
+    assert counts[0] == counts[2] < counts[1]
+    assert {word for name in names for word in ("relu", "gelu", "elu") if f"_{word}_" in name} == {"gelu", "elu"}
+
+
 def test_warmup_without_parallel_does_not_start_numbas_threads():
     source = (
         "import normdrop; normdrop.warmup('dropout', parallel=False)\n"
@@ -97,3 +146,10 @@ def test_what_there_is_none_of_is_refused_by_name(arguments, error, words):
         normdrop.warmup(*arguments)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_an_activation_that_there_is_none_of_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"activations must be .*'relu'.*got 'rellu'"):
+        normdrop.warmup("act_dropout", activations="rellu")
+    with pytest.raises(TypeError, match="activations"):
+        normdrop.warmup("act_dropout", activations=[3])
