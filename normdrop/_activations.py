@@ -67,6 +67,14 @@ def _hardswish_derivative(u: Any, a: Any) -> Any:
     return where(less(-3.0, u), where(less(u, 3.0), (u + u + 3.0) * _SIXTH, 1.0), _zero_unless_nan(u))
 
 
+def _hardtanh(u: Any, a: Any) -> Any:
+    return clipped(u, -1.0, 1.0)
+
+
+def _hardtanh_derivative(u: Any, a: Any) -> Any:
+    return where(less(-1.0, u), where(less(u, 1.0), 1.0, 0.0), _zero_unless_nan(u))
+
+
 # Curved pieces: everything by exp(-abs(u)) or its like, which overflows nowhere. Beyond the limits of
 # `magnitude` it is 0.
 
@@ -184,6 +192,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_derivative, 0.01, "negative_slope"),
     "relu6": Activation(_relu6, _relu6_derivative),
     "hardswish": Activation(_hardswish, _hardswish_derivative),
+    "hardtanh": Activation(_hardtanh, _hardtanh_derivative),
     "silu": Activation(_silu, _silu_derivative),
     "gelu": Activation(_gelu, _gelu_derivative),
     "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_derivative),

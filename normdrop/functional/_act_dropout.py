@@ -49,9 +49,9 @@ def act_dropout(
     residual : ndarray, shape and dtype of `x`, optional
         What is added to the result of dropout.
     activation : str or (str, float), default "relu"
-        One of ``"identity"``, ``"relu"``, ``"leaky_relu"``, ``"relu6"``, ``"hardswish"``, ``"silu"``, ``"gelu"``,
-        ``"gelu_tanh"``, ``"tanh"``, ``"sigmoid"``, ``"elu"``, ``"selu"``; with its parameter, such as
-        ``("leaky_relu", 0.2)``, where it has one.
+        One of ``"identity"``, ``"relu"``, ``"leaky_relu"``, ``"relu6"``, ``"hardswish"``, ``"hardtanh"``,
+        ``"silu"``, ``"gelu"``, ``"gelu_tanh"``, ``"tanh"``, ``"sigmoid"``, ``"elu"``, ``"selu"``; with its parameter,
+        such as ``("leaky_relu", 0.2)``, where it has one.
     p : float, default 0.0
         Probability of dropping an element, from 0 to 1; as in `dropout`, with inverted scaling.
     shared_axes : int or tuple of int, default ()

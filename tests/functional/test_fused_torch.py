@@ -23,6 +23,7 @@ PEERS: dict[str, Any] = {
     "leaky_relu": F.leaky_relu,
     "relu6": F.relu6,
     "hardswish": F.hardswish,
+    "hardtanh": F.hardtanh,
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda u: F.gelu(u, approximate="tanh"),

@@ -13,7 +13,7 @@ from normdrop._activations import ACTIVATIONS
 
 from ..conftest import SIMULATED
 
-STRAIGHT = ["identity", "relu", "leaky_relu", "relu6", "hardswish"]
+STRAIGHT = ["identity", "relu", "leaky_relu", "relu6", "hardswish", "hardtanh"]
 CURVED = [name for name in ACTIVATIONS if name not in STRAIGHT]
 PARAMETERS = {name: known.parameter or 0.0 for name, known in ACTIVATIONS.items()}
 ROOTS = {"silu": -1.2784645427610738, "gelu": -0.7517915245290071, "gelu_tanh": -0.7524614220710162}  # of derivatives
@@ -61,6 +61,7 @@ EXACT: dict[str, tuple[Any, Any]] = {
         lambda u: u * min(max(u + 3, 0), 6) / 6,
         lambda u: (2 * u + 3) / 6 if -3 < u < 3 else u > 0,
     ),
+    "hardtanh": (lambda u: min(max(u, -1), 1), lambda u: -1 < u < 1),
     "silu": (lambda u: u * sigmoid(u), lambda u: sigmoid(u) * (1 + u * sigmoid(-u))),
     "gelu": (
         lambda u: u * normal(u),
@@ -129,6 +130,7 @@ ENDS = {
     "leaky_relu": (-np.inf, 0.01, np.inf, 1.0),
     "relu6": (0.0, 0.0, 6.0, 0.0),
     "tanh": (-1.0, 0.0, 1.0, 0.0),
+    "hardtanh": (-1.0, 0.0, 1.0, 0.0),
     "sigmoid": (0.0, 0.0, 1.0, 0.0),
     "elu": (-1.0, 0.0, np.inf, 1.0),
     "selu": (-float(SCALE) * float(ALPHA), 0.0, np.inf, float(SCALE)),
