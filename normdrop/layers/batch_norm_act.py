@@ -248,7 +248,7 @@ class BatchNormAct(BatchNorm):
         context : BatchNormActContext or BatchNormActInferenceContext, optional
             What the forward pass returned; by default the pass is the one that waits in the layer.
         accumulate : bool, default False
-            Whether to add to `dgamma` and `dbeta` instead of setting them.
+            Whether to add to ``dgamma`` and ``dbeta`` instead of setting them.
         out : ndarray, shape and dtype of `dy`, optional
             Where to write `dx`. It may be `dy`.
 
@@ -256,7 +256,7 @@ class BatchNormAct(BatchNorm):
         -------
         ndarray, or tuple of two
             `dx`, the gradient with respect to `x`; ``(dx, dresidual)`` if the forward pass was given a residual.
-            `dgamma` and `dbeta` are set.
+            ``dgamma`` and ``dbeta`` are set.
 
         Raises
         ------
