@@ -49,10 +49,10 @@ class BatchNormAct(BatchNorm):
         Axes along which all elements share one mask element: ``(2, 3)`` drops whole channels of (N, C, H, W).
     eps, momentum, affine, scale, shift, track_running_stats, unbiased, channel_axis, gamma_init, dtype : optional
         As for `BatchNorm`.
-    on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
-        As for `BatchNorm`.
     rng : None, int, SeedSequence, Generator or MaskStream, optional
         Where the masks come from, as for `Dropout`; before that, ``gamma_init="uniform"`` draws from it.
+    on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
+        As for `BatchNorm`.
 
     Attributes
     ----------
