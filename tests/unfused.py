@@ -57,18 +57,23 @@ def _after(
     y: Array, dy: Array, residual: Array | None, activation: Any, p: float, shared_axes: Any
 ) -> tuple[Array, Array]:
     u = y if residual is None else y + residual
+    return _act_and_drop(u, dy, activation, p, shared_axes)
+
+
+def _act_and_drop(u: Array, dy: Array, activation: Any, p: float, shared_axes: Any) -> tuple[Array, Array]:
+    """Return y and du, which is +0 where dropped: 0 times a slope may be -0 or NaN."""
     a, act = functional.act_dropout(u, activation=activation)
     y, dropped = functional.dropout(a, p, shared_axes=shared_axes, rng=stream())
-    return y, functional.act_dropout_backward(functional.dropout_backward(dy, dropped), act)
+    du = functional.act_dropout_backward(functional.dropout_backward(dy, dropped), act)
+    du[functional.dropout(np.ones(u.shape), p, shared_axes=shared_axes, rng=stream())[0] == 0.0] = 0.0
+    return y, du
 
 
 def act_dropout(
     x: Array, dy: Array, *, residual: Array | None, activation: Any, p: float, shared_axes: Any = ()
 ) -> list[Array]:
     """Return y and dx of an activation, dropout and a sum."""
-    a, act = functional.act_dropout(x, activation=activation)
-    y, dropped = functional.dropout(a, p, shared_axes=shared_axes, rng=stream())
-    dx = functional.act_dropout_backward(functional.dropout_backward(dy, dropped), act)
+    y, dx = _act_and_drop(x, dy, activation, p, shared_axes)
     return [y if residual is None else residual + y, dx]
 
 

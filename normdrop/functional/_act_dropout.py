@@ -125,7 +125,7 @@ def _forward(
 def act_dropout_backward(dy: Array, context: ActDropoutContext, *, out: Array | None = None) -> Array:
     r"""Gradient of `act_dropout` with respect to `x`; that with respect to `residual` is `dy` itself.
 
-    Where the derivative of the activation is 0, the gradient is +0, whatever `dy` is.
+    The gradient is +0 where an element was dropped or the derivative of the activation is 0, whatever `dy` is.
 
     Parameters
     ----------

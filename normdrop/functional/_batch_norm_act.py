@@ -174,8 +174,8 @@ def batch_norm_act_backward(
 ) -> tuple[Array, Array | None, Array, Array]:
     r"""Gradients of `batch_norm_act`.
 
-    What the activation took is computed again from `x` and `residual`. Where its derivative is 0, the gradient is +0,
-    whatever `dy` is.
+    What the activation took is computed again from `x` and `residual`. Its gradient is +0 where an element was dropped
+    or its derivative is 0, whatever `dy` is.
 
     Parameters
     ----------

@@ -72,14 +72,20 @@ def test_what_is_dropped_is_plus_zero_whatever_it_was(bad: float) -> None:
     kept = functional.dropout(np.ones((8, 6), np.float32), 0.4, rng=stream())[0] != 0
     at = tuple(np.argwhere(~kept)[0])
     x[at] = bad
-    y, _ = functional.act_dropout(x, p=0.4, rng=stream())
-    assert _is_plus_zero(y[~kept])
-    assert np.isfinite(y).all()
+    for activation in ("relu", "leaky_relu"):
+        how = {"activation": (activation, -1.0) if activation == "leaky_relu" else activation, "p": 0.4}
+        y, context = functional.act_dropout(x, **how, rng=stream())
+        dx = functional.act_dropout_backward(dy, context)
+        assert _is_plus_zero(y[~kept])
+        assert _is_plus_zero(dx[~kept])
+        assert np.isfinite(y).all()
+        assert np.isfinite(dx).all()
     y, _ = functional.act_dropout(x, residual=residual, p=0.4, rng=stream())
     np.testing.assert_array_equal(y[~kept], residual[~kept])
     given = arrays((8, 6), np.float32)
     y, context = functional.batch_norm_act(given["x"], residual=x, p=0.4, rng=stream())
     assert _is_plus_zero(y[~kept])
+    assert all(np.isfinite(each).all() for each in functional.batch_norm_act_backward(given["dy"], context))
     context = functional.batch_norm_act(given["x"], residual=residual, p=0.4, rng=stream())[1]
     dy[~kept] = bad
     dx, dresidual, dgamma, dbeta = functional.batch_norm_act_backward(dy, context)
