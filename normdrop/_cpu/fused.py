@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from normdrop._cpu import launchers
 from normdrop._cpu.kernels import fused_planes, fused_rows, mask_pieces, planes, rows
+from normdrop._cpu.kernels.elementwise_rows import loops_of
 from normdrop._cpu.kernels.fused_operations import Fusion, operations
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.toolchain.launch import Kernel, threads
@@ -35,6 +36,7 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     """Return a kernel of a fusion: the same function, with what the fusion computes under the names it calls."""
     function, names = kernel.function, dict(kernel.function.__globals__)
     names["operation"] = operations(fusion)[backward]
+    names["loops"] = loops_of(names["operation"])
     names["fill"] = mask_pieces.fill if fusion.dropout else mask_pieces.no_mask
     names["loop_ahead"] = mask_pieces.while_drawn if fusion.dropout else mask_pieces.in_loop
     names["end_of_piece"] = mask_pieces.cut if fusion.dropout else mask_pieces.whole

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.kernels.elementwise_rows import Columns, Rows, write_rows
+from normdrop._cpu.kernels.elementwise_rows import Columns, Rows, loops_of
 from normdrop._cpu.kernels.operations import gradient, normalize
 from normdrop._cpu.kernels.row_sums import grid_of, merge_gradients, merge_moments, tile_gradients, tile_moments
 from normdrop._cpu.kernels.row_vectors import channel_rows, fill_means, finish_gradients, finish_statistics
@@ -23,6 +23,9 @@ from normdrop._cpu.toolchain.launch import helper, kernel
 from normdrop._cpu.tuning import READ_AGAIN, TILE
 
 AT_ONCE = TILE  # columns per task
+
+_write_normalized, _ = loops_of(normalize)
+_write_gradient, _ = loops_of(gradient)
 
 
 @helper
@@ -48,7 +51,7 @@ def batch_norm(
         merge_moments(statistics, pointer(x, 0), pointer(work, 0), (x.shape, grid), columns)
         finish_statistics(statistics, (gamma, beta), eps, rows, columns)
         tall = Rows(0, x.shape[0], width, large)
-        write_rows(pointer(y, 0), (pointer(x, 0),), tall, columns, normalize, Columns(rows[:3], ()))
+        _write_normalized(pointer(y, 0), (pointer(x, 0),), tall, columns, Columns(rows[:3], ()))
         fence()
 
 
@@ -68,5 +71,5 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
         merge_gradients(sums, pointer(work, 0), (x.shape, grid), statistics, columns)
         finish_gradients(sums, (statistics, gamma), np.float64(x.shape[0]), rows, columns)
         tall, inputs = Rows(0, x.shape[0], width, large), (pointer(dy, 0), pointer(x, 0))
-        write_rows(pointer(dx, 0), inputs, tall, columns, gradient, Columns(rows, ()))
+        _write_gradient(pointer(dx, 0), inputs, tall, columns, Columns(rows, ()))
         fence()

@@ -7,6 +7,7 @@ lines of rows that are 4096 bytes apart take one another's place in that cache, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from normdrop._cpu.kernels.elementwise import Run, write_part
@@ -49,34 +50,6 @@ def numbers_of(columns: Columns, v: Index) -> Any:
     return load_each(columns.vectors, v) + columns.constants
 
 
-@outlined
-def write_run(y: Memory, inputs: Inputs, run: Run, v: Index, width: Index, operation: Operation, numbers: Any) -> None:
-    """Write a run that begins in column v, across the ends of rows of this width; numbers = `Columns`."""
-    apart()
-    i, stop = run.start, run.stop
-    streaming = run.streaming and is_long(stop - i)
-    head = first_whole_line(y, i, stop, streaming)
-    if head > i:
-        write_part(y, inputs, i, head, operation, numbers_of(numbers, v))
-        v = _wrapped(v + head - i, width)
-        i = head
-    while i + 4 * LANES <= stop:
-        x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
-        x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
-        store_or_stream(y, i, operation(*x0, *numbers_of(numbers, v)), streaming)
-        store_or_stream(y, i + LANES, operation(*x1, *numbers_of(numbers, v + LANES)), streaming)
-        store_or_stream(y, i + 2 * LANES, operation(*x2, *numbers_of(numbers, v + 2 * LANES)), streaming)
-        store_or_stream(y, i + 3 * LANES, operation(*x3, *numbers_of(numbers, v + 3 * LANES)), streaming)
-        i += 4 * LANES
-        v = _wrapped(v + 4 * LANES, width)
-    while i + LANES <= stop:
-        store_or_stream(y, i, operation(*load_each(inputs, i), *numbers_of(numbers, v)), streaming)
-        i += LANES
-        v = _wrapped(v + LANES, width)
-    if i < stop:
-        write_part(y, inputs, i, stop, operation, numbers_of(numbers, v))
-
-
 @helper
 def _of_whole_lines(y: Memory, width: Index) -> Any:
     """Whether all rows of this width begin at one place of a cache line, so that whole lines can be streamed."""
@@ -91,29 +64,65 @@ def side_by_side(y: Memory, width: Index, n_vectors: Index, large: Flag) -> Any:
     return n_vectors * width > SIDE_BY_SIDE
 
 
-@outlined
-def write_rows(y: Memory, inputs: Inputs, rows: Rows, columns: Any, operation: Operation, numbers: Any) -> None:
-    """Write columns = (first, end) of rows, two rows side by side; numbers = `Columns`."""
-    apart()
-    first, end = columns
-    streaming = rows.streaming and is_long(end - first) and _of_whole_lines(y, rows.width)
-    start = first_whole_line(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
-    stop = start + (end - start) // LANES * LANES
-    for left, right in ((first, start), (stop, end)):
-        if left < right:
-            i = rows.start
-            for _ in range(rows.n):
-                write_part(y, inputs, i + left, i + right, operation, numbers_of(numbers, left))
-                i += rows.width
-    i = rows.start
-    for _ in range(rows.n // 2):
-        for v in range(start, stop, LANES):
-            last = numbers_of(numbers, v)
-            y0 = operation(*load_each(inputs, i + v), *last)
-            y1 = operation(*load_each(inputs, i + v + rows.width), *last)
-            store_or_stream(y, i + v, y0, streaming)
-            store_or_stream(y, i + v + rows.width, y1, streaming)
-        i += 2 * rows.width
-    if rows.n % 2 > 0:
-        for v in range(start, stop, LANES):
-            store_or_stream(y, i + v, operation(*load_each(inputs, i + v), *numbers_of(numbers, v)), streaming)
+@cache
+def loops_of(operation: Operation) -> Any:
+    """Return the loops (write_rows, write_run) of an operation.
+
+    They are made for it: given to a call in machine code, it would be an address, and Numba caches no kernel with one.
+    """
+
+    @outlined
+    def write_run(y: Memory, inputs: Inputs, run: Run, v: Index, width: Index, numbers: Any) -> None:
+        """Write a run that begins in column v, across the ends of rows of this width; numbers = `Columns`."""
+        apart()
+        i, stop = run.start, run.stop
+        streaming = run.streaming and is_long(stop - i)
+        head = first_whole_line(y, i, stop, streaming)
+        if head > i:
+            write_part(y, inputs, i, head, operation, numbers_of(numbers, v))
+            v = _wrapped(v + head - i, width)
+            i = head
+        while i + 4 * LANES <= stop:
+            x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
+            x2, x3 = load_each(inputs, i + 2 * LANES), load_each(inputs, i + 3 * LANES)
+            store_or_stream(y, i, operation(*x0, *numbers_of(numbers, v)), streaming)
+            store_or_stream(y, i + LANES, operation(*x1, *numbers_of(numbers, v + LANES)), streaming)
+            store_or_stream(y, i + 2 * LANES, operation(*x2, *numbers_of(numbers, v + 2 * LANES)), streaming)
+            store_or_stream(y, i + 3 * LANES, operation(*x3, *numbers_of(numbers, v + 3 * LANES)), streaming)
+            i += 4 * LANES
+            v = _wrapped(v + 4 * LANES, width)
+        while i + LANES <= stop:
+            store_or_stream(y, i, operation(*load_each(inputs, i), *numbers_of(numbers, v)), streaming)
+            i += LANES
+            v = _wrapped(v + LANES, width)
+        if i < stop:
+            write_part(y, inputs, i, stop, operation, numbers_of(numbers, v))
+
+    @outlined
+    def write_rows(y: Memory, inputs: Inputs, rows: Rows, columns: Any, numbers: Any) -> None:
+        """Write columns = (first, end) of rows, two rows side by side; numbers = `Columns`."""
+        apart()
+        first, end = columns
+        streaming = rows.streaming and is_long(end - first) and _of_whole_lines(y, rows.width)
+        start = first_whole_line(y, rows.start + first, rows.start + end, True) - rows.start if streaming else first
+        stop = start + (end - start) // LANES * LANES
+        for left, right in ((first, start), (stop, end)):
+            if left < right:
+                i = rows.start
+                for _ in range(rows.n):
+                    write_part(y, inputs, i + left, i + right, operation, numbers_of(numbers, left))
+                    i += rows.width
+        i = rows.start
+        for _ in range(rows.n // 2):
+            for v in range(start, stop, LANES):
+                last = numbers_of(numbers, v)
+                y0 = operation(*load_each(inputs, i + v), *last)
+                y1 = operation(*load_each(inputs, i + v + rows.width), *last)
+                store_or_stream(y, i + v, y0, streaming)
+                store_or_stream(y, i + v + rows.width, y1, streaming)
+            i += 2 * rows.width
+        if rows.n % 2 > 0:
+            for v in range(start, stop, LANES):
+                store_or_stream(y, i + v, operation(*load_each(inputs, i + v), *numbers_of(numbers, v)), streaming)
+
+    return write_rows, write_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import prange
 
 from normdrop._cpu.kernels.elementwise import Numbers, Run
-from normdrop._cpu.kernels.elementwise_rows import Columns, write_run
+from normdrop._cpu.kernels.elementwise_rows import Columns, loops_of
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.planes import write_chunk
 from normdrop._cpu.kernels.row_sums import grid_of
@@ -16,6 +16,8 @@ from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.lanes.streaming import fence, should_stream
 from normdrop._cpu.toolchain.launch import kernel
 from normdrop._cpu.tuning import CHUNK, READ_AGAIN
+
+_, _write_run = loops_of(gradient)
 
 
 @kernel("OIIp")
@@ -49,5 +51,5 @@ def row_gradient(dx: Memory, dy: Memory, x: Memory, vectors: Table, work: Worksp
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, x.size)
         inputs = pointer(dy, start), pointer(x, start)
         run, numbers = Run(0, stop - start, large), Columns(rows, ())
-        write_run(pointer(dx, start), inputs, run, start % width, width, gradient, numbers)
+        _write_run(pointer(dx, start), inputs, run, start % width, width, numbers)
         fence()

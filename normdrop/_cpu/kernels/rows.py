@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from normdrop._cpu.kernels.elementwise import Run
-from normdrop._cpu.kernels.elementwise_rows import Columns, Rows, side_by_side, write_rows, write_run
+from normdrop._cpu.kernels.elementwise_rows import Columns, Rows, loops_of, side_by_side
 from normdrop._cpu.kernels.operations import gradient
 from normdrop._cpu.kernels.operations import normalize as normalized
 from normdrop._cpu.kernels.row_sums import (
@@ -35,7 +35,7 @@ from normdrop._cpu.kernels.row_vectors import (
     spread,
     spread_means,
 )
-from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Operation, Real, Table, Workspace
+from normdrop._cpu.kinds import Flag, Index, Inputs, Memory, Real, Table, Workspace
 from normdrop._cpu.lanes.memory import address, pointer, store
 from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.lanes.streaming import fence, should_stream
@@ -43,6 +43,9 @@ from normdrop._cpu.toolchain.launch import helper, kernel
 from normdrop._cpu.tuning import CHUNK, READ_AGAIN, STRIP
 
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "row_width", "workspace_shape"]
+
+
+_NORMALIZED, _GRADIENT = loops_of(normalized), loops_of(gradient)
 
 
 class _Tasks(NamedTuple):
@@ -74,19 +77,17 @@ def range_of(plan: Any, task: Index, size: Index) -> Any:
 
 
 @helper
-def write_task(
-    y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, operation: Operation, numbers: Any
-) -> None:
+def write_task(y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, loops: Any, numbers: Any) -> None:
     """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `tasks_of`."""
-    tasks = _Tasks(*plan)
+    tasks, (write_rows, write_run) = _Tasks(*plan), loops
     start, stop = elements
     n, first = stop - start, 0
     if tasks.strip > 0:
         rows = Rows(0, n // width, width, tasks.streaming)
         for column in range(0, width, tasks.strip):
-            write_rows(y, inputs, rows, (column, min(column + tasks.strip, width)), operation, numbers)
+            write_rows(y, inputs, rows, (column, min(column + tasks.strip, width)), numbers)
         first = rows.n * width  # a shorter row may be left
-    write_run(y, inputs, Run(first, n, tasks.streaming), (start + first) % width, width, operation, numbers)
+    write_run(y, inputs, Run(first, n, tasks.streaming), (start + first) % width, width, numbers)
     fence()
 
 
@@ -116,7 +117,7 @@ def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
         start, stop = range_of(plan, task, x.size)
         vectors_ = mean, scale, shift
         write_task(
-            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, Columns(vectors_, ())
+            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, _NORMALIZED, Columns(vectors_, ())
         )
 
 
@@ -137,7 +138,7 @@ def batch_norm(
     for task in prange(plan[0]):
         start, stop = range_of(plan, task, x.size)
         write_task(
-            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, normalized, Columns(rows[:3], ())
+            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, _NORMALIZED, Columns(rows[:3], ())
         )
 
 
@@ -166,4 +167,4 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
     for task in prange(plan[0]):
         start, stop = range_of(plan, task, x.size)
         inputs = pointer(dy, start), pointer(x, start)
-        write_task(pointer(dx, start), inputs, (start, stop), plan, width, gradient, Columns(rows, ()))
+        write_task(pointer(dx, start), inputs, (start, stop), plan, width, _GRADIENT, Columns(rows, ()))

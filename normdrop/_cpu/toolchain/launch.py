@@ -48,7 +48,8 @@ def outlined(function: Callable[..., Any]) -> Any:
 
     Its loops have all registers to themselves. Inlined into a kernel, they would read addresses from the stack, and
     such a load waits for earlier streamed stores whose address agrees with its own modulo 4096: normalizing float64
-    rows took up to 1.5 times as long on a Zen 5. No argument may be a vector: LLVM might change its registers.
+    rows took up to 1.5 times as long on a Zen 5. No argument may be a vector: LLVM might change its registers; nor a
+    function, whose address would keep the kernel out of the cache.
     """
     return njit(**numba_internals.helper_options(inlined=False), **_OPTIONS)(function)
 
