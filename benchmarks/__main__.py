@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = ("dropout", "batch_norm", "startup", "memory", "accuracy")
+MODULES = ("dropout", "batch_norm", "fused", "startup", "memory", "accuracy")
 
 
 def _load_package() -> None:

@@ -15,6 +15,7 @@ LAYERS = {
     "dropout": lambda: nd.Dropout(0.5, rng=0),
     "channel dropout": lambda: nd.Dropout2d(0.5, rng=0),
     "batch norm": lambda: nd.BatchNorm(SHAPE[1]),
+    "batch norm, ReLU, dropout": lambda: nd.BatchNormAct(SHAPE[1], p=0.5, rng=0),
 }
 
 
