@@ -61,7 +61,8 @@ def test_every_benchmark_runs():
     passes = ["time_pass", "track_copy_ratio", "track_vs_numpy", "track_vs_torch"]
     owners = ["dropout.Dropout", "dropout.ImageDropout", "dropout.ChannelDropout"]
     owners += ["batch_norm.BatchNorm", "batch_norm.BatchNormRows", "batch_norm.BatchNormInference"]
-    assert ran | skipped == {f"{owner}.{name}" for owner in owners for name in passes} | {
+    fused = {f"fused.BatchNormAct{rows}.{name}" for rows in ("", "Rows") for name in passes if "numpy" not in name}
+    assert ran | skipped == {f"{owner}.{name}" for owner in owners for name in passes} | fused | {
         "startup.timeraw_import",
         "startup.track_first_call_seconds",
         "memory.Peak.peakmem_floor",
