@@ -81,6 +81,6 @@ def test_a_failed_update_on_a_gpu_leaves_counts_and_context_as_they_were(monkeyp
     monkeypatch.setattr("normdrop.functional._running.fold", fail)
     monkeypatch.setattr("normdrop.functional._running.snapshot", lambda mean, var: None)
     with pytest.raises(MemoryError):
-        layer._update(functional.batch_norm(x)[1], x, None, keep=True)
+        layer._update(functional.batch_norm(x)[1], ((), None), [], keep=True)
     assert all(vars(layer)[name] is value for name, value in before.items())
     assert layer._passes.waiting is waiting
