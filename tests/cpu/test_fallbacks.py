@@ -177,7 +177,7 @@ def test_a_stream_for_initial_parameters_gives_one_call_to_them() -> None:
 
 
 @pytest.mark.jit
-def test_vectors_do_not_mix_with_scalars() -> None:
+def test_vectors_mix_with_no_numbers_but_those_of_float64() -> None:
     import numba
 
     from normdrop._cpu.lanes.simd import splat, sum_lanes
@@ -185,7 +185,7 @@ def test_vectors_do_not_mix_with_scalars() -> None:
 
     @helper
     def mixed(x):
-        return sum_lanes(splat(x) + x)
+        return sum_lanes(splat(x) + 1)
 
     with pytest.raises(numba.TypingError):
         mixed(1.0)
