@@ -216,6 +216,15 @@ def axis(value: object, name: str, ndim: int) -> int:
     return index % ndim
 
 
+def channel_axis(x: Array, value: int) -> int:
+    """Return the axis of the channels as one from 0 to ndim - 1, after checks."""
+    if type(value) is int and 0 <= value < x.ndim >= 2:
+        return value
+    if x.ndim < 2:
+        raise ValueError(f"x must have at least two axes, a batch axis and a channel axis; got shape {x.shape}")
+    return axis(value, "channel_axis", x.ndim)
+
+
 def axes(value: object) -> tuple[int, ...]:
     """Return `shared_axes` as a tuple of ints; its range is checked when x is known."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)):

@@ -16,6 +16,12 @@ Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 
 
+def kept(values: Array, out: Array | None) -> Array:
+    """Return an input for a context, a copy if `out` may overwrite it; to be called before that is written."""
+    overwritten = out is not None and _overlap.is_possible(out, values)
+    return _device.native(values.copy(order="K") if overwritten else values)
+
+
 class Reading:
     """An array that is read, made dense by a copy if it has gaps, and how it is viewed.
 
@@ -65,8 +71,7 @@ class Pass(Reading):
 
     def kept(self) -> Array:
         """Return the input for a context, a copy if `out` may overwrite it; to be called before that is written."""
-        overwritten = self._is_given and _overlap.is_possible(self._out, self.dense)
-        return _device.native(self.dense.copy(order="K") if overwritten else self.dense)
+        return kept(self.dense, self._out if self._is_given else None)
 
     def filled(self, value: float) -> Array:
         """Return the result with this value everywhere."""

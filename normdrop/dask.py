@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import ChannelStatistics, _checks, functional
+from normdrop.statistics import beside
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,7 @@ def statistics(array: Any, channel_axis: int = 1, *, exact: bool = False) -> Any
         It is no Dask array, or has no such axis.
     """
     delayed, axis = _checked(array, channel_axis)
-    of, merged, joined = delayed(ChannelStatistics.of), delayed(_merged), delayed(_joined)
+    of, merged, joined = delayed(ChannelStatistics.of), delayed(_merged), delayed(beside)
     channels = []
     for chunks in np.moveaxis(array.to_delayed(), axis, 0):
         parts = [of(chunk, axis, exact=exact) for chunk in chunks.reshape(-1)]
@@ -112,12 +113,6 @@ def _checked(array: Any, channel_axis: int) -> tuple[Any, int]:
 
 def _merged(parts: list[ChannelStatistics]) -> ChannelStatistics:
     return sum(parts[1:], start=parts[0])
-
-
-def _joined(channels: list[ChannelStatistics]) -> ChannelStatistics:
-    """Put channels beside each other."""
-    blocks = [part.to_array() for part in channels]
-    return ChannelStatistics.from_array(np.concatenate(blocks, axis=0 if channels[0].exact else 1))
 
 
 def _normalized(

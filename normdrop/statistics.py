@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _exact, _merging, _moments, _state
-from normdrop.functional import _per_channel as per_channel
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -117,7 +116,7 @@ class ChannelStatistics:
         With them, NumPy does, block by block in float64: as accurate, slower, and only for arrays on the host.
         """
         x = _checks.array(x, "x")
-        axis = per_channel.axis(x, channel_axis)
+        axis = _checks.channel_axis(x, channel_axis)
         if x.shape[axis] == 0:
             raise ValueError(f"x has no channels (shape {x.shape}); pass an array with one or more on channel_axis")
         statistics = cls.__new__(cls)
@@ -293,3 +292,9 @@ class ChannelStatistics:
     def __repr__(self) -> str:
         name = f"exact {type(self).__name__}" if self.exact else type(self).__name__
         return f"{name} of {_moments.summary(self.n, self.mean, self.std())}"
+
+
+def beside(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
+    """Return the statistics of the channels of all parts, one part's after the other's."""
+    blocks = [part.to_array() for part in parts]
+    return ChannelStatistics.from_array(np.concatenate(blocks, axis=0 if parts[0].exact else 1))

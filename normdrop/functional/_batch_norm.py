@@ -147,7 +147,7 @@ def batch_norm(
     array([ 2., 20.])
     """
     x = _checks.array(x, "x")
-    channel_axis = per_channel.axis(x, channel_axis)
+    channel_axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     eps = _checks.eps(eps)
@@ -239,7 +239,7 @@ def batch_norm_backward(
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy), ("x", x)])
-    axis = per_channel.axis(x, context.channel_axis)
+    axis = _checks.channel_axis(x, context.channel_axis)
     walk = Pass(x, out, axis)
     sums = per_channel.empty(2, x.shape[axis], x)
     if x.size or context.n_shared is not None:

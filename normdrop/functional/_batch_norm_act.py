@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _overlap
-from normdrop._passes import Pass
+from normdrop._passes import Pass, kept
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm import BatchNormContext, more_than_one_value
 from normdrop.functional._masking import DropoutContext
-from normdrop.functional._steps_of import Activation, activation_of, kept, residual_of, steps_of, undrawn
+from normdrop.functional._steps_of import Activation, activation_of, residual_of, steps_of, undrawn
 from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -131,7 +131,7 @@ def batch_norm_act(  # noqa: PLR0913  # the options of all that is fused, by key
            [1., 1.]])
     """
     x = _checks.array(x, "x")
-    axis = per_channel.axis(x, channel_axis)
+    axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[axis]
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     eps = _checks.eps(eps)
@@ -159,7 +159,9 @@ def _forward(
 ) -> tuple[Array, BatchNormActContext]:
     norm, x, statistics = context.norm, context.x, context.statistics
     walk = Pass(x, out, norm.channel_axis)
-    held, r = kept(context.residual, out), None if context.residual is None else walk.beside(context.residual)
+    held = r = None
+    if context.residual is not None:
+        held, r = kept(context.residual, out), walk.beside(context.residual)
     norm = norm._replace(x=walk.kept(), statistics=_device.native(statistics))
     if x.size:
         steps = steps_of(context.activation, context.dropout, x, walk)
@@ -225,7 +227,7 @@ def batch_norm_act_backward(
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy), ("x", x)])
         r = r if r is None else _overlap.apart(r, out)
-    axis = per_channel.axis(x, norm.channel_axis)
+    axis = _checks.channel_axis(x, norm.channel_axis)
     n_channels = x.shape[axis]
     walk = Pass(x, out, axis)
     apart = r is not None or (out is not None and _overlap.is_possible(out, x))  # x is needed after du is written

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _overlap
-from normdrop._passes import Pass
+from normdrop._passes import Pass, kept
 from normdrop._steps import Steps
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm_inference import InferenceContext, batch_norm_inference_backward
-from normdrop.functional._steps_of import Activation, activation_of, kept, residual_of
+from normdrop.functional._steps_of import Activation, activation_of, residual_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
     array([0., 1.])
     """
     x = _checks.array(x, "x")
-    axis = per_channel.axis(x, channel_axis)
+    axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[axis]
     mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
@@ -131,7 +131,7 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
         statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
         dtype = per_channel.parameter_dtype(x, gamma, beta)
         norm = norm._replace(x=walk.kept(), statistics=_device.native(statistics), parameter_dtype=dtype)
-        held = kept(r, out)
+        held = None if r is None else kept(r, out)
     if x.size:
         _backend.normalize_act(walk.y, (walk.x, None if r is None else walk.beside(r)), vectors, Steps(*act))
     return walk.result(), BatchNormActInferenceContext(norm, _device.native(vectors[2]), held, act)
@@ -195,7 +195,7 @@ def batch_norm_act_inference_backward(
     dy = _checks.gradient(dy, x.shape, x.dtype)
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     r = residual_of(context.residual, x)
-    axis = per_channel.axis(x, norm.channel_axis)
+    axis = _checks.channel_axis(x, norm.channel_axis)
     n_channels = x.shape[axis]
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy), ("x", x)])

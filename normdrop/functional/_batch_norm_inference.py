@@ -94,7 +94,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     array([0., 1.])
     """
     x = _checks.array(x, "x")
-    channel_axis = per_channel.axis(x, channel_axis)
+    channel_axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
     mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
@@ -162,7 +162,7 @@ def batch_norm_inference_backward(
     if not isinstance(context, InferenceContext):
         raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
     dy = _checks.gradient(dy, context.shape, context.dtype)
-    axis = per_channel.axis(dy, context.channel_axis)
+    axis = _checks.channel_axis(dy, context.channel_axis)
     scale = _checks.channels(context.scale, "context.scale", dy.shape[axis], dy)
     dgamma: Array | None = None
     dbeta: Array | None = None

@@ -22,15 +22,6 @@ def empty(n_rows: int, n_channels: int, x: Array) -> Vectors:
     return vectors
 
 
-def axis(x: Array, channel_axis: int) -> int:
-    """Return the axis of the channels as one from 0 to ndim - 1, after checks."""
-    if type(channel_axis) is int and 0 <= channel_axis < x.ndim >= 2:
-        return channel_axis
-    if x.ndim < 2:
-        raise ValueError(f"x must have at least two axes, a batch axis and a channel axis; got shape {x.shape}")
-    return _checks.axis(channel_axis, "channel_axis", x.ndim)
-
-
 def vectors(names: tuple[str, ...], given: tuple[Array | None, ...], n_channels: int, x: Array) -> Sequence[Array]:
     """Return vectors after checks, as backends take them; None stands for the ones of gamma or the zeros of beta."""
     shape, dtype = (n_channels,), _FLOAT64 if x.dtype == _FLOAT64 else getattr(given[0], "dtype", None)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _overlap
-from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm import BatchNormContext
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -86,7 +85,7 @@ def update_running(
     _checks.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
     statistics = _checks.array(context.statistics, "context.statistics", _FLOAT64)
     x = _checks.array(context.x, "context.x")
-    n_channels = x.shape[per_channel.axis(x, context.channel_axis)]
+    n_channels = x.shape[_checks.channel_axis(x, context.channel_axis)]
     if statistics.shape != (3, n_channels):
         raise ValueError(
             f"context.statistics must have shape {(3, n_channels)} for x of shape {x.shape} with channel_axis = "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _formulas
 from normdrop._passes import Pass, Reading
+from normdrop.statistics import ChannelStatistics
 
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float64]
@@ -26,8 +27,6 @@ def check(reduce: object, x: Array) -> None:
 
 def statistics(x: Array, axis: int, eps: float, reduce: Reduce) -> tuple[Vectors, int]:
     """Return mean, variance and 1 / sqrt(variance + eps) of the whole batch, and its number of values per channel."""
-    from normdrop.statistics import ChannelStatistics
-
     part = ChannelStatistics.of(x, axis)
     whole = reduce(part)
     if not isinstance(whole, ChannelStatistics):

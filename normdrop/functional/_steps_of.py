@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _overlap
+from normdrop import _checks
 from normdrop._activations import ACTIVATIONS
 from normdrop._passes import Reading
 from normdrop._steps import Steps
@@ -69,11 +69,3 @@ def steps_of(activation: tuple[str, float], context: DropoutContext, x: Array, w
         return steps._replace(threshold=context.threshold, key=context.key, call=context.call)
     (_, n_shared, length), mask = fold(mask_of(context, x), x.shape, walk.layout)
     return steps._replace(mask=mask, fold=(n_shared, length))
-
-
-def kept(values: Array | None, out: Array | None) -> Array | None:
-    """Return an input for a context, a copy if `out` may overwrite it; to be called before that is written."""
-    if values is None:
-        return None
-    overwritten = out is not None and _overlap.is_possible(out, values)
-    return _device.native(values.copy(order="K") if overwritten else values)
