@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from normdrop import _backend, functional
-from normdrop.functional import BatchNormContext, DropoutContext, InferenceContext, _masking
+from normdrop import functional
+from normdrop.functional import BatchNormContext, DropoutContext, InferenceContext, _masking, _running
 from normdrop.torch._arrays import array, tensor, threads, vector
 
 Tensor: TypeAlias = torch.Tensor
@@ -136,7 +136,7 @@ def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tupl
 def update_running(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
     """Move running statistics towards those of a batch of `n` values per channel, whose weight is `momentum`."""
     wide = array(mean).astype(np.float64), array(var).astype(np.float64)
-    _backend.update_running(*wide, array(statistics), 1.0 - momentum, n / (n - 1))
+    _running.fold(*wide, array(statistics), (1.0 - momentum, n, True, "propagate"))
     mean.copy_(torch.from_numpy(wide[0]))
     var.copy_(torch.from_numpy(wide[1]))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as peer
 
 from normdrop.functional import _masking
-from normdrop.random import RNG, as_stream
+from normdrop.random import RNG, with_call
 from normdrop.torch import _gradients, _operators
 from normdrop.torch._arrays import is_served, is_served_beside
 
@@ -173,13 +173,7 @@ def _drop_by(
         except BaseException:
             generator.set_state(before)
             raise
-    stream = as_stream(rng)
-    call = stream.take()
-    try:
-        return _drop(x, _operators.key_of(stream.key, call), p, shared_axes, inplace)
-    except BaseException:
-        stream.give_back(call)
-        raise
+    return with_call(rng, lambda key, call: _drop(x, _operators.key_of(key, call), p, shared_axes, inplace))
 
 
 def batch_norm(
