@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+OPERATIONS = ("batch_norm_act", "act_dropout")  # the passes that take them
+
 
 class Steps(NamedTuple):
     """An activation and the mask of dropout."""

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process, _progress
+from normdrop import _checks, _process, _progress, _steps
 from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
-_FUSED = ("batch_norm_act", "act_dropout")
 
 
 def warmup(
@@ -59,7 +58,7 @@ def warmup(
     >>> normdrop.warmup("dropout", parallel=False) > 0
     True
     """
-    names = _named(operations, "operations", _OPERATIONS + _FUSED)
+    names = _named(operations, "operations", _OPERATIONS + _steps.OPERATIONS)
     acts = _named(activations, "activations", tuple(ACTIVATIONS))
     kinds = dtypes if isinstance(dtypes, (list, tuple, set)) else [dtypes]
     wanted = [_checks.input_dtype(kind, "dtypes") for kind in kinds]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from normdrop import _steps
 from normdrop._cpu import fused
 from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
 from normdrop._cpu.toolchain import launch
 from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
-FUSED = ("batch_norm_act", "act_dropout")
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
@@ -35,7 +35,11 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
 
 
 def _of_activations(operation: str, activations: Iterable[str]) -> list[Kernel]:
-    return [kernel for name in activations for kernel in fused.kernels(operation, name)] if operation in FUSED else []
+    return (
+        [kernel for name in activations for kernel in fused.kernels(operation, name)]
+        if operation in _steps.OPERATIONS
+        else []
+    )
 
 
 def compilations(
@@ -50,7 +54,7 @@ def compilations(
             for dtype in dtypes:
                 parameters = _parameters(dtype) if "w" in kernel.arguments else None
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
-        if operation in ("channel_dropout", *FUSED):
+        if operation in ("channel_dropout", *_steps.OPERATIONS):
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
         if operation in ("batch_norm", "batch_norm_act"):
             wanted[per_channel.update_running, _FLOAT64, None, False] = None

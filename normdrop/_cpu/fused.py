@@ -5,7 +5,6 @@ By planes, where a channel fits a cache, everything is done while it is there. E
 
 from __future__ import annotations
 
-from functools import cache
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -17,9 +16,9 @@ from normdrop._cpu.kernels import fused_planes, fused_rows, mask_pieces, planes,
 from normdrop._cpu.kernels.elementwise_rows import loops_of
 from normdrop._cpu.kernels.fused_operations import Fusion, operations
 from normdrop._cpu.lanes.half import stored
-from normdrop._cpu.toolchain.launch import Kernel, threads
+from normdrop._cpu.toolchain.launch import Kernel, workers
 from normdrop._cpu.toolchain.scratch import scratch
-from normdrop._cpu.tuning import MASK_BUFFER, PARALLEL_SIZE, SLAB, SPAN_SLAB
+from normdrop._cpu.tuning import MASK_BUFFER, SLAB, SPAN_SLAB
 from normdrop._steps import Steps
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -31,9 +30,11 @@ _NO_MASK, _NO_VECTORS = np.zeros(0, np.bool_), np.zeros((3, 1))
 _kernels: dict[tuple[Kernel, Fusion, bool], Kernel] = {}
 
 
-@cache
 def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
     """Return a kernel of a fusion: the same function, with what the fusion computes under the names it calls."""
+    found = _kernels.get((kernel, fusion, backward))
+    if found is not None:
+        return found
     function, names = kernel.function, dict(kernel.function.__globals__)
     names["operation"] = operations(fusion)[backward]
     names["loops"] = loops_of(names["operation"])
@@ -68,7 +69,7 @@ def _buffers(n_bytes: int) -> Array:
 def _transform(y: Array, dy: Array, x: Array, residual: Array, vectors: Vectors, steps: Steps, kind: Any) -> None:
     """y = the operation of a kind = (fusion, whether backward) on every element, vectors = [mean, scale, shift]."""
     fusion, backward = kind
-    n_workers = threads() if x.size >= PARALLEL_SIZE else 1
+    n_workers = workers(x.size)
     law, given = _law(steps, n_workers)
     arrays = stored(y), stored(dy), stored(x), stored(residual)
     constants = np.array([steps.parameter, steps.scale])
@@ -93,7 +94,7 @@ def batch_norm_act(
     (x, residual), (gamma, beta) = inputs, affine
     fusion, r = _kind(residual, steps), x if residual is None else residual
     if not launchers.by_rows(x.shape) and launchers.in_one_go(x.shape, x.itemsize):
-        n_workers = threads() if x.size >= PARALLEL_SIZE else 1
+        n_workers = workers(x.size)
         law, given = _law(steps, n_workers)
         run = _fused(fused_planes.batch_norm, fusion, False).variant(x.dtype, x.size, gamma.dtype)
         work = scratch(planes.workspace_shape(x.shape))
@@ -136,7 +137,7 @@ def batch_norm_act_backward(
     fusion, r = _kind(residual, steps), x if residual is None else residual
     vectors = np.stack([statistics[0], gamma.astype(np.float64) * statistics[2], beta])
     if not launchers.by_rows(x.shape) and launchers.in_one_go(x.shape, 2 * x.itemsize):
-        n_workers = threads() if x.size >= PARALLEL_SIZE else 1
+        n_workers = workers(x.size)
         law, given = _law(steps, n_workers)
         slabs = _slabs(n_workers, x)
         run = _fused(fused_planes.backward, fusion, True).variant(x.dtype, x.size, gamma.dtype)

@@ -27,7 +27,7 @@ from normdrop._cpu.kernels import (
 from normdrop._cpu.kernels import exact_sums as exact
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.lanes.simd import LANES
-from normdrop._cpu.toolchain.launch import Kernel, threads
+from normdrop._cpu.toolchain.launch import Kernel, workers
 from normdrop._cpu.toolchain.scratch import scratch
 from normdrop._cpu.tuning import CHANNEL_SLAB, PARALLEL_SIZE
 
@@ -83,7 +83,7 @@ def moments(statistics: Vectors, x: Array) -> None:
 def exact_sums(sums: Integers, x: Array) -> None:
     """Fill sum(x) and sum(x * x) of each channel, exactly, and the counts of what is not finite."""
     grid = _exact.grid_of(x.dtype)
-    n_parts = threads() if x.size >= PARALLEL_SIZE else 1
+    n_parts = workers(x.size)
     work = scratch((n_parts * x.shape[1], grid.n_columns)).view(np.int64)
     run = exact.exact_sums.variant(x.dtype, x.size)
     run(sums, stored(x), work, *grid, grid is _exact.WIDE, exact.CARRY_AFTER)
@@ -158,6 +158,6 @@ def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:
 
 def dropout_transposed(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
     """The same for elements that the law counts in another order of axes."""
-    n_workers = threads() if x.size >= PARALLEL_SIZE else 1
+    n_workers = workers(x.size)
     work = scratch((n_workers, (transposed.WORDS + 3) // 4)).view(np.uint16).reshape(-1)
     transposed.dropout_transposed.variant(x.dtype, x.size)(stored(y), stored(x), *key, call, threshold, scale, work)

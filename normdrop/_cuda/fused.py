@@ -5,7 +5,6 @@ That one normalizes, adds a residual, applies an activation and drops, each step
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -74,12 +73,14 @@ def _backward(value: Any, derivative: Any) -> Any:
     return one
 
 
-@functools.cache
 def fused(name: str, *, backward: bool, given: bool) -> Kernel:
     """Return the kernel of an activation: forward or backward, with a mask that is given or drawn on the way.
 
     Where there is no dy, residual or given mask, x stands for it and is not read.
     """
+    found = _kernels.get((name, backward, given))
+    if found is not None:
+        return found
     one = (_backward if backward else _forward)(*activation(name))
     is_kept = _given if given else _drawn
 

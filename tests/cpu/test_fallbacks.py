@@ -177,18 +177,19 @@ def test_a_stream_for_initial_parameters_gives_one_call_to_them() -> None:
 
 
 @pytest.mark.jit
-def test_vectors_mix_with_no_numbers_but_those_of_float64() -> None:
+@pytest.mark.parametrize(("lanes", "number"), [(1.0, 1), (np.float32(1.0), 1.0), (np.float32(1.0), np.float32(1.0))])
+def test_vectors_mix_with_no_numbers_but_float64_ones_with_float64(lanes: Any, number: Any) -> None:
     import numba
 
-    from normdrop._cpu.lanes.simd import splat, sum_lanes
+    from normdrop._cpu.lanes.simd import splat, sum_lanes, widen
     from normdrop._cpu.toolchain.launch import helper
 
     @helper
-    def mixed(x):
-        return sum_lanes(splat(x) + 1)
+    def mixed(x, y):
+        return sum_lanes(widen(splat(x) + y))
 
     with pytest.raises(numba.TypingError):
-        mixed(1.0)
+        mixed(lanes, number)
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_two_threads_that_fuse_the_same_at_once_get_one_kernel(monkeypatch: pyte
     fusion = Fusion(True, "before", "selu", False)
 
     def ask() -> None:
-        found.append(fused._fused.__wrapped__(fused_planes.transform, fusion, False))
+        found.append(fused._fused(fused_planes.transform, fusion, False))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:

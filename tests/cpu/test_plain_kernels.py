@@ -54,15 +54,12 @@ def small(request, monkeypatch) -> Any:
             monkeypatch.setattr(module, name, limits[name])
     for name in ("rows", "fused_rows"):
         monkeypatch.setattr(modules[name], "CHUNK", 600)
-    monkeypatch.setattr(fused, "threads", lambda: 3)
-    monkeypatch.setattr(fused, "_kernels", {})
-    caches = launchers._plan, fused._fused  # what is fused has copies of the limits
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(fused, "workers", lambda size: 3)
+    monkeypatch.setattr(fused, "_kernels", {})  # what is fused has copies of the limits
+    launchers._plan.cache_clear()
     yield modules
     monkeypatch.undo()
-    for cache in caches:
-        cache.cache_clear()
+    launchers._plan.cache_clear()
 
 
 def _placed(values, first, fill=None):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from normdrop._cpu.kernels.activations import activation
 from normdrop._cpu.kernels.arithmetic import normalized
+from normdrop._cpu.kernels.operations import copied
 from normdrop._cpu.kinds import Lanes, Memory, Real
 from normdrop._cpu.lanes.bits import choose, is_zero, keep
 from normdrop._cpu.lanes.memory import as_stored, splat_for
@@ -86,11 +87,6 @@ _EXACT_VALUES, _EXACT_DERIVATIVES = ("identity", "relu", "relu6"), ("relu",)
 
 
 @helper
-def _as_it_is(value: Lanes) -> Lanes:
-    return value
-
-
-@helper
 def _scaled(dy: Lanes, slope: Lanes) -> Lanes:
     """dy * slope, but +0 where the slope is 0."""
     return choose(is_zero(slope), slope - slope, dy * slope)
@@ -103,8 +99,8 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
     rescaled, kept = (_rescaled, keep) if fusion.dropout else (_not_rescaled, _every)
     last = _plus if fusion.residual == "after" else _alone
     value, derivative = activation(fusion.activation)
-    for_value = _as_it_is if fusion.activation in _EXACT_VALUES else widen
-    for_derivative = _as_it_is if fusion.activation in _EXACT_DERIVATIVES else widen
+    for_value = copied if fusion.activation in _EXACT_VALUES else widen
+    for_derivative = copied if fusion.activation in _EXACT_DERIVATIVES else widen
 
     @helper
     def forward(

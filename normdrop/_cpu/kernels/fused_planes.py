@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.kernels.elementwise import Numbers, Run, write_run
+from normdrop._cpu.kernels.elementwise import Run, write_run
+from normdrop._cpu.kernels.mask_pieces import share
 from normdrop._cpu.kernels.operations import copied, gradient
 from normdrop._cpu.kernels.plane_sums import (
     block_gradients_of_slab,
@@ -29,6 +30,8 @@ from normdrop._cpu.kernels.planes import (
     four,
     prefetched,
     spans_of,
+    three,
+    three_of,
     write_chunk,
 )
 from normdrop._cpu.kinds import Flag, Index, Memory, Table, Workspace
@@ -41,12 +44,6 @@ operation: Any = None  # what is computed
 end_of_piece: Any = None  # `cut` or `whole` of `mask_pieces`
 fill: Any = None  # `fill` or `no_mask`
 loop_ahead: Any = None  # `while_drawn` or `in_loop`
-
-
-@helper
-def _share(worker: Index, n_workers: Index, n_tasks: Index) -> Any:
-    """Tasks of a worker: (first, end)."""
-    return worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers
 
 
 @helper
@@ -66,8 +63,8 @@ def transform(
     n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
         mask = _worker_masks(masks, worker)
-        numbers = _of_vectors(vectors, (constants[0], constants[1], pointer(y, 0)))
-        task, end = _share(worker, n_workers, (x.size + size - 1) // size)
+        numbers = three_of(vectors, (constants[0], constants[1], pointer(y, 0)))
+        task, end = share(worker, n_workers, (x.size + size - 1) // size)
         start, stop = task * size, min(end * size, x.size)
         while start < stop:
             piece = end_of_piece(start, min(start + size, stop))
@@ -81,23 +78,14 @@ def transform(
 
 @helper
 def _once(dy: Memory, x: Memory, r: Memory, far: Flag, distance: Index) -> Any:
-    """How far ahead to prefetch dy, x and r: each array once, and nothing if they are not `far`."""
+    """How far ahead to prefetch dy, x and r: each array once, and nothing if they are not `far`.
+
+    No distance is one element, for 0 stands for nothing.
+    """
     at = distance if distance > 0 else 1
     if not far:
         at = 0
     return at if address(dy) != address(x) else 0, at, at if address(r) != address(x) else 0
-
-
-@helper
-def _of_vectors(vectors: Table, constants: Any) -> Numbers:
-    n_channels, first = vectors.shape[1], pointer(vectors, 0)
-    return Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, constants)
-
-
-@helper
-def _of_workspace(work: Workspace, constants: Any) -> Numbers:
-    first = pointer(work, 0)
-    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1], constants)
 
 
 @kernel("OIIPwwPdqmM")
@@ -115,8 +103,8 @@ def batch_norm(
     n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
         mask = _worker_masks(masks, worker)
-        numbers = _of_workspace(work, (constants[0], constants[1], pointer(y, 0)))
-        task, last = _share(worker, n_workers, (n_channels + at_once - 1) // at_once)
+        numbers = three(work, (constants[0], constants[1], pointer(y, 0)))
+        task, last = share(worker, n_workers, (n_channels + at_once - 1) // at_once)
         for first in range(task * at_once, min(last * at_once, n_channels), at_once):
             end = min(first + at_once, n_channels)
             with_sums, with_results, _ = prefetched(x, size, end - first)
@@ -158,9 +146,9 @@ def backward(
     n_workers = masks.size // MASK_BUFFER
     for worker in prange(n_workers):
         mask = _worker_masks(masks, worker)
-        numbers = _of_vectors(vectors, (constants[0], constants[1], pointer(dx, 0)))
+        numbers = three_of(vectors, (constants[0], constants[1], pointer(dx, 0)))
         slab = pointer(slabs, worker * slabs.shape[2])
-        task, last = _share(worker, n_workers, (n_channels + at_once - 1) // at_once)
+        task, last = share(worker, n_workers, (n_channels + at_once - 1) // at_once)
         for first in range(task * at_once, min(last * at_once, n_channels), at_once):
             end = min(first + at_once, n_channels)
             width = (end - first) * inner

@@ -7,7 +7,7 @@ from typing import Any
 from numba import prange
 
 from normdrop._cpu.kernels.elementwise_rows import Columns
-from normdrop._cpu.kernels.mask_pieces import BEYOND
+from normdrop._cpu.kernels.mask_pieces import BEYOND, share
 from normdrop._cpu.kernels.row_sums import grid_of
 from normdrop._cpu.kernels.row_vectors import channel_rows, row_part, spread
 from normdrop._cpu.kernels.rows import range_of, tasks_of, write_task
@@ -47,7 +47,8 @@ def transform(
     for worker in prange(n_workers):
         size = masks.size // n_workers
         mask = masks[worker * size : worker * size + size]
-        for task in range(worker * plan[0] // n_workers, (worker + 1) * plan[0] // n_workers):
+        first, end = share(worker, n_workers, plan[0])
+        for task in range(first, end):
             start, stop = range_of(plan, task, x.size)
             near = pointer(dy, start), pointer(x, start), pointer(r, start)
             at = fill(mask, start, stop, law, given, (near, (0, 0, 0)))

@@ -34,6 +34,12 @@ def while_drawn(ahead: Any) -> Any:
 
 
 @helper
+def share(worker: Index, n_workers: Index, n_tasks: Index) -> Any:
+    """Tasks of a worker: (first, end)."""
+    return worker * n_tasks // n_workers, (worker + 1) * n_tasks // n_workers
+
+
+@helper
 def whole(start: Index, stop: Index) -> Any:
     """End of the first piece of [start, stop) where there is no mask."""
     return stop

@@ -100,10 +100,17 @@ def write_channels(
 
 
 @helper
-def _three(work: Workspace) -> Numbers:
+def three(work: Workspace, constants: Any) -> Numbers:
     """The numbers of normalization of each channel, as `finish_statistics` puts them into the workspace."""
     first = pointer(work, 0)
-    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1], ())
+    return Numbers((first, pointer(first, 1), pointer(first, 2)), work.shape[1], constants)
+
+
+@helper
+def three_of(vectors: Table, constants: Any) -> Numbers:
+    """The same from the first rows of vectors = [mean, scale, shift]."""
+    n_channels, first = vectors.shape[1], pointer(vectors, 0)
+    return Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, constants)
 
 
 @helper
@@ -139,8 +146,7 @@ def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     large = should_stream(y, x, READ_ONCE)
     spans, size = spans_of(x, large)
     for chunk in prange((x.size + size - 1) // size):
-        first = pointer(vectors, 0)
-        numbers = Numbers((first, pointer(first, n_channels), pointer(first, 2 * n_channels)), 1, ())
+        numbers = three_of(vectors, ())
         start, stop = chunk * size, min(chunk * size + size, x.size)
         piece = start, stop, large, spans, None
         write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, numbers)
@@ -209,7 +215,7 @@ def batch_norm(
             finish_statistics(statistics, c, merged_moments(work, pointer(x, 0), grid, c), (gamma, beta), eps, work)
         inputs = (pointer(x, 0),)
         how = spans, large, (inputs, (ahead[1],))
-        write_channels(pointer(y, 0), inputs, x.shape, (first, end), how, normalized, _three(work))
+        write_channels(pointer(y, 0), inputs, x.shape, (first, end), how, normalized, three(work, ()))
 
 
 @kernel("OIPwwPf")
@@ -227,7 +233,7 @@ def batch_norm_in_blocks(
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = _chunk(x.shape, chunk)
         piece = start, stop, large, False, None
-        write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, _three(work))
+        write_chunk(pointer(y, start), (pointer(x, start),), x.shape, piece, normalized, three(work, ()))
         fence()
 
 

@@ -210,6 +210,11 @@ def threads() -> int:
     return int(numba.get_num_threads()) if parallel_is_safe() else 1
 
 
+def workers(size: int) -> int:
+    """Number of workers among which a kernel divides so many elements, where each has memory of its own."""
+    return threads() if size >= PARALLEL_SIZE else 1
+
+
 def cache_folder(kernel: Kernel) -> str | None:
     """Return the folder where a kernel is when it is compiled, or None if there is no place for one."""
     try:
