@@ -127,6 +127,34 @@ def test_every_kernel_can_be_cached() -> None:
     assert len(compiled) > 15
 
 
+FUSED_BY_ROWS = """
+import sys
+import numpy as np
+from normdrop import _cpu, _reference
+from normdrop._steps import Steps
+
+x, dy = np.random.default_rng(0).normal(size=(2, 50, 3, 1)).astype(np.float32) * 4
+vectors = np.stack([np.zeros(3), np.ones(3), np.zeros(3)])
+
+def check(launcher, activation, *gradient):
+    results = np.empty((2, 50, 3, 1), np.float32)
+    for result, backend in zip(results, (_cpu, _reference)):
+        getattr(backend, launcher)(result, *gradient, (x, None), vectors, Steps(activation))
+    assert np.array_equal(*results), (launcher, activation)
+
+check("normalize_act", "relu")
+"""
+
+
+def test_a_kernel_from_the_cache_and_one_that_is_compiled_beside_it_call_their_own_loops(
+    in_subprocess: Run, tmp_path: Path
+) -> None:
+    """Both name them by counts of their own processes, and the same types of arguments."""
+    in_subprocess(FUSED_BY_ROWS, NUMBA_CACHE_DIR=str(tmp_path))
+    for more in ('check("act_gradient", "relu", dy)', 'check("normalize_act", "hardswish")'):
+        in_subprocess(FUSED_BY_ROWS + more, NUMBA_CACHE_DIR=str(tmp_path))
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -69,9 +69,9 @@ def loops_of(operation: Operation) -> Any:
     """Return the loops (write_rows, write_run) of an operation.
 
     They are made for it: given to a call in machine code, it would be an address, and Numba caches no kernel with one.
+    Operations need names of their own.
     """
 
-    @outlined
     def write_run(y: Memory, inputs: Inputs, run: Run, v: Index, width: Index, numbers: Any) -> None:
         """Write a run that begins in column v, across the ends of rows of this width; numbers = `Columns`."""
         apart()
@@ -98,7 +98,6 @@ def loops_of(operation: Operation) -> Any:
         if i < stop:
             write_part(y, inputs, i, stop, operation, numbers_of(numbers, v))
 
-    @outlined
     def write_rows(y: Memory, inputs: Inputs, rows: Rows, columns: Any, numbers: Any) -> None:
         """Write columns = (first, end) of rows, two rows side by side; numbers = `Columns`."""
         apart()
@@ -125,4 +124,5 @@ def loops_of(operation: Operation) -> Any:
             for v in range(start, stop, LANES):
                 store_or_stream(y, i + v, operation(*load_each(inputs, i + v), *numbers_of(numbers, v)), streaming)
 
-    return write_rows, write_run
+    name = operation.__name__
+    return outlined(write_rows, name), outlined(write_run, name)

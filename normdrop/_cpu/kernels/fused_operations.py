@@ -102,7 +102,6 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
     for_value = copied if fusion.activation in _EXACT_VALUES else widen
     for_derivative = copied if fusion.activation in _EXACT_DERIVATIVES else widen
 
-    @helper
     def forward(
         dy: Lanes, x: Lanes, r: Lanes, bits: Any, mean: Lanes, scale: Lanes, shift: Lanes, parameter: Real,
         factor: Real, to: Memory,
@@ -110,7 +109,6 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
         u = pre(x, r, mean, scale, shift, to)
         return last(kept(bits, rescaled(as_stored(to, value(for_value(u), splat(parameter))), factor, to)), r)
 
-    @helper
     def backward(
         dy: Lanes, x: Lanes, r: Lanes, bits: Any, mean: Lanes, scale: Lanes, shift: Lanes, parameter: Real,
         factor: Real, to: Memory,
@@ -119,4 +117,7 @@ def operations(fusion: Fusion) -> tuple[Any, Any]:
         slope = derivative(for_derivative(u), splat(parameter))
         return kept(bits, _scaled(for_derivative(rescaled(dy, factor, to)), slope))
 
-    return forward, backward
+    for function in (forward, backward):  # so that their names tell them from those of other fusions
+        function.__name__ += f"_{fusion.name}"
+        function.__qualname__ = function.__name__
+    return helper(forward), helper(backward)

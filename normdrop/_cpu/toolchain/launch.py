@@ -43,14 +43,20 @@ def helper(function: Callable[..., Any]) -> Any:
     return njit(**numba_internals.helper_options(), **_OPTIONS)(function)
 
 
-def outlined(function: Callable[..., Any]) -> Any:
+def outlined(function: Callable[..., Any], made_for: str = "") -> Any:
     """Compile a function that kernels call and that is never inlined, which its first line, `apart()`, sees to.
+
+    Machine code finds it by its name and the types of its arguments, among all kernels of the process. Numba tells
+    names apart by a count, which begins anew in each process and does not know of kernels from the cache: functions
+    that are made within another one must be told apart by what they are made for.
 
     Its loops have all registers to themselves. Inlined into a kernel, they would read addresses from the stack, and
     such a load waits for earlier streamed stores whose address agrees with its own modulo 4096: normalizing float64
     rows took up to 1.5 times as long on a Zen 5. No argument may be a vector: LLVM might change its registers; nor a
     function, whose address would keep the kernel out of the cache.
     """
+    if made_for:
+        function.__qualname__ += f"_{made_for}"
     return njit(**numba_internals.helper_options(inlined=False), **_OPTIONS)(function)
 
 
