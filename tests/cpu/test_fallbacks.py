@@ -178,7 +178,7 @@ def test_a_stream_for_initial_parameters_gives_one_call_to_them() -> None:
 
 @pytest.mark.jit
 @pytest.mark.parametrize(("lanes", "number"), [(1.0, 1), (np.float32(1.0), 1.0), (np.float32(1.0), np.float32(1.0))])
-def test_vectors_mix_with_no_numbers_but_float64_ones_with_float64(lanes: Any, number: Any) -> None:
+def test_vectors_mix_with_no_numbers_but_float64_ones_with_float64(lanes, number) -> None:
     import numba
 
     from normdrop._cpu.lanes.simd import splat, sum_lanes, widen

@@ -142,7 +142,6 @@ def spans_of(x: Memory, large: Flag) -> Any:
 @kernel("OIpP")
 def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     """y = (x - mean) * scale + shift per channel; vectors = [mean, scale, shift]. Parallel over chunks."""
-    n_channels = x.shape[1]
     large = should_stream(y, x, READ_ONCE)
     spans, size = spans_of(x, large)
     for chunk in prange((x.size + size - 1) // size):
