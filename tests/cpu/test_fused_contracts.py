@@ -100,7 +100,9 @@ FORGED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize("case", range(len(FORGED)), ids=[f"{launch.__name__} {set(c)}" for launch, c, *_ in FORGED])
+@pytest.mark.parametrize(
+    "case", range(len(FORGED)), ids=[f"{launch.__name__} {' '.join(c)}" for launch, c, *_ in FORGED]
+)
 def test_arrays_that_do_not_fit_are_refused(things: SimpleNamespace, refused: Any, case: int) -> None:
     launch, changes, error, word = FORGED[case]
     vars(things).update(changes)
