@@ -89,7 +89,7 @@ def piece_of(start, stop):
 
 @njit
 def share_of(worker, n_workers, n_tasks):
-    return fused_planes._share(worker, n_workers, n_tasks)
+    return mask_pieces.share(worker, n_workers, n_tasks)
 
 
 @njit
@@ -297,12 +297,13 @@ def test_pieces_of_a_fused_pass_tile_the_array(shape, size) -> None:
     x = SimpleNamespace(shape=shape, size=n)
     for first in (0, 2**31 // size - 30, 2**32 // size - 30):  # some of all tasks, which may be millions
         names = {"prange": range, "write_chunk": record, "fence": lambda: None, "pointer": lambda x, i: i}
-        names |= {"_share": lambda worker, n, tasks, at=first: (min(at, tasks), min(at + 60, tasks))}
+        names |= {"share": lambda worker, n, tasks, at=first: (min(at, tasks), min(at + 60, tasks))}
         names |= {"address": id, "should_stream": lambda y, x, limit: False, "spans_of": lambda x, large: (False, size)}
         names |= {"end_of_piece": lambda start, stop: stop, "_worker_masks": lambda masks, worker: None}
         names |= {"fill": lambda *_: 0, "prefetch_pays": lambda x: False, "_once": lambda *_: None}
-        names |= {"_of_vectors": lambda *_: None}
+        names |= {"three_of": lambda *_: None}
         kernel = fused_planes.transform.function
+        assert names.keys() <= kernel.__globals__.keys()
         alone = FunctionType(kernel.__code__, kernel.__globals__ | names)
         written.clear()
         alone(x, x, x, x, None, (0, 0), None, None, SimpleNamespace(size=MASK_BUFFER))
