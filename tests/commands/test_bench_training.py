@@ -28,7 +28,7 @@ def test_the_command_times_steps_in_this_process_and_in_a_passive_one(tmp_path, 
     for measured in seconds.values():
         ((name, sides),) = measured.items()
         assert name.startswith("perceptron")
-        assert list(sides) == ["PyTorch", "normdrop"]
+        assert list(sides) == ["PyTorch", "normdrop", "without"]
         assert all(len(times) == 2 and min(times) > 0 for times in sides.values())
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["training.json", "training.md"]
     assert "| perceptron" in (tmp_path / "new" / "training.md").read_text(encoding="utf-8")
@@ -36,18 +36,22 @@ def test_the_command_times_steps_in_this_process_and_in_a_passive_one(tmp_path, 
 
 @pytest.mark.jit
 @pytest.mark.parametrize("name", list(networks.NETWORKS))
-def test_both_sides_of_every_network_take_steps_and_one_of_them_is_accelerated(monkeypatch, name):
+def test_all_sides_of_every_network_take_steps_and_one_is_accelerated_and_one_is_without(monkeypatch, name):
     reports, accelerate = [], normdrop.torch.accelerate
     monkeypatch.setattr(normdrop.torch, "accelerate", lambda model: reports.append(accelerate(model)))
     for step in training._sides(name).values():
         step()
     assert [report.n_swapped > 0 for report in reports] == [True]
+    bare, _ = networks.NETWORKS[name]()
+    training._leave_out(bare)
+    assert accelerate(bare).rows == ()
 
 
 def test_a_speed_up_is_the_median_of_the_ratios_within_a_round_with_its_quartiles(monkeypatch):
-    rounds = {"PyTorch": [0.02, 0.03, 0.08], "normdrop": [0.01, 0.02, 0.02]}
-    *_, row = training._table({"default": {"a network": rounds}, "passive": {"a network": rounds}})
-    assert row == "| a network |" + " 30.00 | 20.00 | 2.00 (1.75 to 3.00) |" * 2
+    rounds = {"PyTorch": [0.02, 0.03, 0.08], "normdrop": [0.01, 0.02, 0.02], "without": [0.01, 0.01, 0.01]}
+    passive = {"PyTorch": [0.01] * 3, "normdrop": [0.01] * 3, "without": [0.01] * 3}
+    *_, row = training._table({"default": {"a network": rounds}, "passive": {"a network": passive}})
+    assert row == "| a network | 30.00 | 20.00 | 2.00 (1.75 to 3.00) | 3.00 | 1.00 (1.00 to 1.00) |"
 
 
 @pytest.mark.parametrize(
