@@ -44,6 +44,14 @@ def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first
     select(mask).keep_mask(mask, key, call, threshold, first)
 
 
+def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, threshold: int) -> None:
+    """Fill masks of samples by the mask law, each under the key of its id."""
+    _result("mask", mask, mask.shape if mask.ndim == 2 else (mask.size, 1), _BOOL, mask)
+    _input("sample_ids", ids, (mask.shape[0],), _INT64, mask)
+    _law(key, call, threshold)
+    select(mask).keep_samples(mask, ids, key, call, threshold)
+
+
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:
     """y = scale * x where the mask law keeps, flat."""
     _input("x", x, (x.size,), x.dtype, x)

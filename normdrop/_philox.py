@@ -17,6 +17,7 @@ MULTIPLIER_1 = 0xCD9E8D57
 WEYL_0 = 0x9E3779B9
 WEYL_1 = 0xBB67AE85
 ROUNDS = 10
+SAMPLE_COUNTER = 0, 2**32 - 1  # first two words of the counters of keys of samples; elements' second stays below 2**28
 
 _M0 = np.uint64(MULTIPLIER_0)
 _M1 = np.uint64(MULTIPLIER_1)

@@ -71,6 +71,14 @@ def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first
     mask[...] = np.where(u_high == high, u_low >= low, u_high > high)
 
 
+def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, threshold: int) -> None:
+    """Set mask[n, j] = whether element j is kept under the key that sample ids[n] has; shape (N, L), T < 2**32."""
+    s = ids.astype(np.uint64)  # modulo 2**64
+    words = philox([np.zeros_like(s), np.full_like(s, _LOW), s & _LOW, s >> _HALF], key)
+    for row, first, second in zip(mask, words[0].tolist(), words[1].tolist(), strict=True):
+        keep_mask(row, (first, second), call, threshold)
+
+
 def _scaled(x: Array, scale: float) -> Array:
     values = x.astype(np.float32) if x.itemsize == 2 else x
     return values * values.dtype.type(scale)

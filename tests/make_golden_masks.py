@@ -1,4 +1,4 @@
-"""Write data/golden_masks.json: masks by the mask law, version 1, in plain Python integers.
+"""Write data/golden_masks.json and data/golden_sample_masks.json: masks by the mask law, version 1, in plain integers.
 
 Nothing of normdrop and no NumPy takes part: this is the text of the law and nothing else. Run it only to add rows; a
 row that changes is a broken law.
@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 GOLDEN = Path(__file__).parent / "data" / "golden_masks.json"
+GOLDEN_SAMPLES = GOLDEN.with_name("golden_sample_masks.json")
 WORD = 2**32 - 1
 
 KEYS = [(0, 0), (WORD, WORD), (1, 0), (0x243F6A88, 0x85A308D3), (0x9E6C63D0, 0x1B56C4E9)]
@@ -20,6 +21,7 @@ EXTREME_RATES = [0.0, 2.0**-32, 1.0 - 2.0**-32, 1.0]
 LENGTHS = [1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 1000]
 # The second counter word is 1 from index 2**35 on.
 WINDOWS = [1, 100, 127, 128, 2**32 - 50, 2**32 + 3, 2**35 - 70, 2**35 + 77, 2**40 + 1, 2**62 + 5]
+IDS = [0, 1, -1, 2**32 - 1, 2**32, 2**40 + 12345, 2**63 - 1, -(2**63), 2**64 - 2]
 TIED = [0, 5, 16, 31, 32, 47, 63, 64, 79, 80, 96, 111, 112, 127, 128, 201]
 
 
@@ -78,6 +80,36 @@ def rows() -> list[dict[str, object]]:
     return golden
 
 
+def key_of_sample(s: int, key: tuple[int, int]) -> tuple[int, int]:
+    """Key of the sample with id s, modulo 2**64, under a stream's key."""
+    s %= 2**64
+    first, second, _, _ = philox((0, WORD, s & WORD, s >> 32), key)
+    return first, second
+
+
+def sample_rows() -> list[dict[str, object]]:
+    """Golden vectors of samples: the mask of the sample with this id, and the key that it has."""
+    golden = []
+    for key, call, p, n in [
+        (KEYS[0], 0, 0.5, 257),
+        (KEYS[1], 2**63 - 2, 0.1, 100),
+        (KEYS[3], 2**32, RATES[2], 1000),
+        (KEYS[4], 3, 2.0**-32, 129),
+        (KEYS[4], 3, 1.0 - 2.0**-32, 129),
+        (KEYS[2], 9, 0.75, 1),
+    ]:
+        for s in IDS:
+            own = key_of_sample(s, key)
+            golden.append({"id": s, "sample_key": own} | row(own, call, p, n) | {"key": key})
+    return golden
+
+
+def write(path: Path, golden: list[dict[str, object]]) -> None:
+    """Write one vector per line."""
+    lines = ",\n".join(json.dumps(one) for one in golden)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    lines = ",\n".join(json.dumps(one) for one in rows())
-    GOLDEN.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write(GOLDEN, rows())
+    write(GOLDEN_SAMPLES, sample_rows())

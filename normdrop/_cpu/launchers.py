@@ -22,6 +22,7 @@ from normdrop._cpu.kernels import (
     per_channel,
     planes,
     rows,
+    sample_masks,
     transposed,
 )
 from normdrop._cpu.kernels import exact_sums as exact
@@ -143,6 +144,12 @@ def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int,
 def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
     """mask[j] = whether the mask law keeps element first + j."""
     drawn_masks.keep_mask.variant(_BOOL, mask.size)(mask, key[0], key[1], call, threshold, first)
+
+
+def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, threshold: int) -> None:
+    """mask[n, j] = whether the mask law keeps element j under the key of sample ids[n]."""
+    run = sample_masks.keep_samples.variant(_BOOL, mask.size)
+    run(mask.reshape(-1), ids, mask.shape[1], *key, call, threshold)
 
 
 def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:

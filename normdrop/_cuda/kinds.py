@@ -10,7 +10,7 @@ import numpy as np
 from normdrop._cuda import dlpack, launch
 from normdrop._cuda.arrays import DeviceArray, Shape, c_strides
 
-_TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64", "bool")
+_TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64", "bool", "int64")
 
 
 def _order(axes: Shape) -> tuple[int, ...]:

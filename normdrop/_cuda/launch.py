@@ -86,7 +86,7 @@ class Kernel:
         What one thread does.
     arguments : str
         One letter per argument. Flat arrays: ``x`` of the kernel's dtype, ``d`` float64, ``s`` float32, ``h`` float16,
-        ``g`` bfloat16, ``b`` boolean. Scalars: ``n`` int64, ``u`` uint64, ``f`` float64.
+        ``g`` bfloat16, ``b`` boolean, ``q`` int64. Scalars: ``n`` int64, ``u`` uint64, ``f`` float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
@@ -108,6 +108,7 @@ class Kernel:
             "h": array(np.dtype(np.float16)),
             "g": array(np.dtype(np.int16)),
             "b": array(np.dtype(np.uint8)),
+            "q": array(np.dtype(np.int64)),
             "n": types.int64,
             "u": types.uint64,
             "f": types.float64,

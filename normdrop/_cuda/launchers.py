@@ -200,6 +200,13 @@ def keep_mask(mask: DeviceArray, key: tuple[int, int], call: int, threshold: int
     masks.keep_mask(_BOOL, n_blocks(mask.size, THREADS * RUNS) + 1, mask, key_word(key), call, threshold, first)
 
 
+def keep_samples(mask: DeviceArray, ids: DeviceArray, key: tuple[int, int], call: int, threshold: int) -> None:
+    """mask[n, j] = whether the mask law keeps element j under the key of sample ids[n]."""
+    n_samples, length = mask.shape
+    blocks = n_blocks(n_samples * (length + RUNS - 1), THREADS * RUNS) + 1
+    masks.keep_samples(_BOOL, blocks, mask, ids, length, key_word(key), call, threshold)
+
+
 def apply_mask(y: DeviceArray, x: DeviceArray, mask: DeviceArray, scale: float) -> None:
     """y = scale * x where a given mask keeps, else +0: by planes where it is constant along memory."""
     n_outer, n_shared, length = x.shape

@@ -25,6 +25,7 @@ _HALF = np.uint64(0xFFFF)
 _16, _32 = np.uint64(16), np.uint64(32)
 _M0, _M1 = np.uint32(_philox.MULTIPLIER_0), np.uint32(_philox.MULTIPLIER_1)
 _W0, _W1 = np.uint32(_philox.WEYL_0), np.uint32(_philox.WEYL_1)
+_C0, _C1 = (np.uint32(word) for word in _philox.SAMPLE_COUNTER)
 
 
 @helper
@@ -68,3 +69,12 @@ def kept_bits(b: Any, key: Any, call: Any, threshold: Any) -> Any:
         | _word_bits(w2, l2, threshold) << np.int32(4)
         | _word_bits(w3, l3, threshold) << np.int32(6)
     )
+
+
+@helper
+def sample_key(sample: Any, key: Any) -> Any:
+    """Return the key of a sample under the stream's, both words as one number."""
+    s = np.uint64(sample)
+    k0, k1 = np.uint32(key), np.uint32(key >> _32)
+    first, second, _, _ = philox4x32(_C0, _C1, np.uint32(s), np.uint32(s >> _32), k0, k1)
+    return first | second << _32

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel
-from normdrop._cuda.mask_law import GROUP, RUN, RUNS, kept_bits
+from normdrop._cuda.mask_law import GROUP, RUN, RUNS, kept_bits, sample_key
 from normdrop._cuda.memory import as_value, load, load_quad, store, store_quad
 from normdrop._cuda.tiles import RUN_PER_THREAD, least
 
@@ -81,6 +81,19 @@ def keep_mask(mask: Any, key: Any, call: Any, threshold: Any, first: Any) -> Non
         for k in range(RUNS):
             if 0 <= i + k * RUN < mask.size:
                 mask[i + k * RUN] = (bits >> k) & 1
+
+
+@kernel("bqnuuu")
+def keep_samples(mask: Any, ids: Any, length: Any, key: Any, call: Any, threshold: Any) -> None:
+    """mask[length * n + j] = whether the mask law keeps element j under the key of ids[n]; threads as above."""
+    per_sample = (length + GROUP - 1) // GROUP * RUN
+    for task in range(cuda.grid(1), ids.size * per_sample, cuda.gridsize(1)):
+        sample, place = task // per_sample, task % per_sample
+        bits = kept_bits(np.uint64(place), sample_key(ids[sample], key), call, threshold)
+        i = place // RUN * GROUP + place % RUN
+        for k in range(RUNS):
+            if i + k * RUN < length:
+                mask[sample * length + i + k * RUN] = (bits >> k) & 1
 
 
 @kernel("xxbnnfn")

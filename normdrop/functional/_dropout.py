@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
@@ -17,12 +18,14 @@ from normdrop.functional._masking import (
     keep_prob_of,
     law_of,
     mask_of,
+    sample_ids_of,
     shared_axes_of,
     threshold_of,
 )
 from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
+Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
 @overload
@@ -34,6 +37,7 @@ def dropout(
     scaling: Scaling = ...,
     rng: RNG = ...,
     mask: Mask | None = ...,
+    sample_ids: Integers | None = ...,
     out: Array | None = ...,
     return_mask: Literal[False] = ...,
 ) -> tuple[Array, DropoutContext]: ...
@@ -48,12 +52,13 @@ def dropout(
     scaling: Scaling = ...,
     rng: RNG = ...,
     mask: Mask | None = ...,
+    sample_ids: Integers | None = ...,
     out: Array | None = ...,
     return_mask: Literal[True],
 ) -> tuple[Array, DropoutContext, Mask]: ...
 
 
-def dropout(
+def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     x: Array,
     p: float,
     *,
@@ -61,6 +66,7 @@ def dropout(
     scaling: Scaling = "inverted",
     rng: RNG = None,
     mask: Mask | None = None,
+    sample_ids: Integers | None = None,
     out: Array | None = None,
     return_mask: bool = False,
 ) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
@@ -86,6 +92,9 @@ def dropout(
         Where the mask comes from; a `MaskStream` moves on by one call. ``None`` is a fresh key.
     mask : ndarray of bool, shape of `x` with 1 on the shared axes, optional
         A mask to use instead of a drawn one; True = kept. Not copied, and needed again in backward.
+    sample_ids : ndarray of integers, shape (N,), optional
+        An id for each sample along axis 0 of `x`, modulo 2**64. The mask of a sample then follows from its id, and no
+        longer from its place: at the same key and call it is the same alone, in any batch and at any position. Copied.
     out : ndarray, shape and dtype of `x`, optional
         Where to write `y`. It may be `x`.
     return_mask : bool, default False
@@ -114,6 +123,10 @@ def dropout(
     -----
     An empty `x` takes no call of the stream.
 
+    With `sample_ids`, the mask of a sample is that of the sample alone, without its batch axis, under a key that is
+    made of the stream's key and the id; samples with one id have one mask. Its mask is drawn to memory first, a byte
+    for each element.
+
     References
     ----------
     .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a simple way to prevent
@@ -136,20 +149,24 @@ def dropout(
     x = _checks.array(x, "x")
     threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
     # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
-    law = x.shape, x.dtype, threshold if x.size else 0, scale, shared_axes_of(shared_axes, x.ndim)
+    axes = shared_axes_of(shared_axes, x.ndim)
+    law = x.shape, x.dtype, threshold if x.size else 0, scale, axes
+    ids = sample_ids_of(sample_ids, x, axes)
     if mask is not None:
         if rng is not None:
             raise ValueError("mask and rng are both given; leave out rng, because a given mask draws nothing")
+        if ids is not None:
+            raise ValueError("mask and sample_ids are both given; leave out sample_ids, because a mask is not drawn")
         mask = _checks.mask(mask, DropoutContext(*law).mask_shape, x)
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
     check_rng(rng)
     if mask is not None or x.size == 0:
-        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask))
+        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask), sample_ids=ids)
         return _result(apply(x, context, out), x, context, return_mask)
 
     def drawn(key: Key, call: int) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
-        context = DropoutContext(*law, key, call)
+        context = DropoutContext(*law, key, call, sample_ids=ids)
         return _result(apply(x, context, out), x, context, return_mask)
 
     return with_call(rng, drawn)

@@ -16,6 +16,7 @@ from normdrop.random import Key
 
 Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+Integers: TypeAlias = npt.NDArray[np.int64]
 Scaling: TypeAlias = Literal["inverted", "original"]
 
 SCALINGS = ("inverted", "original")
@@ -40,6 +41,13 @@ class DropoutContext(NamedTuple):
     """Call of the stream."""
     mask: Mask | None = None
     """The caller's mask, if there was one."""
+    sample_ids: Integers | None = None
+    """Ids of the samples, on the host, if each has a mask of its own."""
+
+    @property
+    def follows_x(self) -> bool:
+        """Whether the law counts the elements of x itself, not those of a smaller mask or of samples."""
+        return not self.shared_axes and self.sample_ids is None
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
@@ -64,6 +72,30 @@ def shared_axes_of(shared_axes: int | Iterable[int], ndim: int) -> tuple[int, ..
     return tuple(sorted({_checks.axis(axis, "shared_axes", ndim) for axis in _checks.axes(shared_axes)}))
 
 
+def sample_ids_of(sample_ids: object, x: Array, shared_axes: tuple[int, ...]) -> Integers | None:
+    """Return a copy of the ids of the samples of `x` on the host, modulo 2**64, after checks."""
+    if sample_ids is None:
+        return None
+    ids: Any = _device.view(sample_ids) if _device.is_device_array(sample_ids) else sample_ids
+    taken = isinstance(ids, np.ndarray) or ids is not sample_ids
+    if not taken or ids.dtype.kind not in "iu" or isinstance(ids, np.ma.MaskedArray):
+        what = ids.dtype if taken and ids.dtype.kind not in "iu" else _checks.kind(sample_ids)
+        raise TypeError(
+            f"sample_ids must be an array of integers, one for each sample of x; got {what}. "
+            "Use np.asarray(sample_ids, np.int64) if each is a whole number."
+        )
+    if x.ndim == 0:
+        raise ValueError("sample_ids are those of samples along axis 0 of x, which has no axis; use x[np.newaxis]")
+    if ids.shape != x.shape[:1]:
+        raise ValueError(f"sample_ids must have shape {x.shape[:1]}, one for each sample of x; got {ids.shape}")
+    if 0 in shared_axes:
+        raise ValueError(
+            f"sample_ids give each sample along axis 0 a mask of its own, but shared_axes {shared_axes} let all have "
+            "one; leave out sample_ids, or take axis 0 out of shared_axes"
+        )
+    return _device.to_host(ids).astype(np.int64)
+
+
 @lru_cache(maxsize=256)
 def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
     """T, and the factor of the kept elements in training."""
@@ -81,7 +113,7 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     layout = walk.layout
     if x.size == 0 or (threshold == 1 << 32 and (context.mask is None or scale == 0.0)):
         return walk.filled(0)
-    drawn = context.mask is None and threshold > 0 and not context.shared_axes
+    drawn = context.mask is None and threshold > 0 and context.follows_x
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
     if drawn and layout.is_c_order:
         walk.fold((x.size,))
@@ -112,6 +144,12 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     mask: Mask = _device.empty(shape, np.bool_, x)
     if context.threshold in (0, 1 << 32):
         mask.fill(context.threshold == 0)
+    elif context.sample_ids is not None:
+        ids = _device.empty(context.sample_ids.shape, np.int64, x)
+        _device.assign(ids, context.sample_ids)
+        _backend.keep_samples(
+            mask.reshape((shape[0], math.prod(shape[1:]))), ids, context.key, context.call, context.threshold
+        )
     else:
         _backend.keep_mask(mask.reshape(-1), context.key, context.call, context.threshold)
     return mask

@@ -65,7 +65,7 @@ def steps_of(activation: tuple[str, float], context: DropoutContext, x: Array, w
     steps = Steps(*activation, scale=context.scale)
     if context.threshold == 0:
         return steps
-    if not context.shared_axes and walk.layout.is_c_order and context.threshold < 1 << 32:
+    if context.follows_x and walk.layout.is_c_order and context.threshold < 1 << 32:
         return steps._replace(threshold=context.threshold, key=context.key, call=context.call)
     (_, n_shared, length), mask = fold(mask_of(context, x), x.shape, walk.layout)
     return steps._replace(mask=mask, fold=(n_shared, length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from normdrop.layers.base import Array, Layer
 from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
+Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
 class Dropout(Layer):
@@ -105,6 +106,7 @@ class Dropout(Layer):
         x: npt.NDArray[S],
         *,
         mask: Mask | None = ...,
+        sample_ids: Integers | None = ...,
         out: npt.NDArray[S] | None = ...,
         return_context: Literal[False] = ...,
     ) -> npt.NDArray[S]: ...
@@ -115,12 +117,19 @@ class Dropout(Layer):
         x: npt.NDArray[S],
         *,
         mask: Mask | None = ...,
+        sample_ids: Integers | None = ...,
         out: npt.NDArray[S] | None = ...,
         return_context: Literal[True],
     ) -> tuple[npt.NDArray[S], DropoutContext]: ...
 
     def forward(
-        self, x: Array, *, mask: Mask | None = None, out: Array | None = None, return_context: bool = False
+        self,
+        x: Array,
+        *,
+        mask: Mask | None = None,
+        sample_ids: Integers | None = None,
+        out: Array | None = None,
+        return_context: bool = False,
     ) -> Array | tuple[Array, DropoutContext]:
         """Apply dropout in training mode, or the inference map.
 
@@ -131,6 +140,9 @@ class Dropout(Layer):
         mask : ndarray of bool, shape of `x` with 1 on the shared axes, optional
             A mask to use instead of a drawn one, True = kept; the stream does not move. Only in training. It is held,
             not a copy of it, until backward.
+        sample_ids : ndarray of integers, shape (N,), optional
+            An id for each sample along axis 0 of `x`: the mask of a sample follows from its id, not from its place in
+            the batch; see `normdrop.functional.dropout`. Inference draws nothing and leaves it out of account.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         return_context : bool, default False
@@ -147,7 +159,7 @@ class Dropout(Layer):
         Raises
         ------
         TypeError, ValueError
-            `x`, `mask` or `out` does not fit; the layer and its stream are then unchanged.
+            `x`, `mask`, `sample_ids` or `out` does not fit; the layer and its stream are then unchanged.
         """
         x = _checks.array(x, "x")
         axes, own = self._axes(x), vars(self)
@@ -159,11 +171,23 @@ class Dropout(Layer):
             if not return_context:
                 self._keep(context, asked=False)
             return (y, context) if return_context else y
+        if sample_ids is not None and own.get("channel_axis") == 0:
+            raise ValueError(
+                "sample_ids are those of samples along axis 0, where this layer has its channels (channel_axis=0); "
+                "use an array with the samples first"
+            )
         stream = own["stream"] if mask is None else None
         waiting, made = self._passes.waiting, None
         try:  # all or nothing, whatever interrupts it
             y, made = functional.dropout(
-                x, own["p"], shared_axes=axes, scaling=own["scaling"], rng=stream, mask=mask, out=out
+                x,
+                own["p"],
+                shared_axes=axes,
+                scaling=own["scaling"],
+                rng=stream,
+                mask=mask,
+                sample_ids=sample_ids,
+                out=out,
             )
             if return_context:
                 return y, made
@@ -178,9 +202,14 @@ class Dropout(Layer):
     if TYPE_CHECKING:
 
         def __call__(
-            self, x: npt.NDArray[S], *, mask: Mask | None = ..., out: npt.NDArray[S] | None = ...
+            self,
+            x: npt.NDArray[S],
+            *,
+            mask: Mask | None = ...,
+            sample_ids: Integers | None = ...,
+            out: npt.NDArray[S] | None = ...,
         ) -> npt.NDArray[S]:
-            """Return ``forward(x, mask=mask, out=out)``."""
+            """Return ``forward(x, mask=mask, sample_ids=sample_ids, out=out)``."""
 
     def backward(
         self, dy: npt.NDArray[S], *, context: DropoutContext | None = None, out: npt.NDArray[S] | None = None
