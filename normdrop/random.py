@@ -12,8 +12,8 @@ threads, block sizes, dtype, memory layout or device.
 - If ``u_hi != T_hi``, the element is kept iff ``u_hi > T_hi``. Otherwise ``u_lo`` is the same half of the same word of
   Philox with the top bit of the fourth counter word flipped, and the element is kept iff ``u_lo >= T_lo``.
 
-With ``sample_ids``, the mask of a sample with id ``s`` is that of the sample alone, without its batch axis, under the key
-``W[:2]`` of ``Philox4x32-10(counter=(0, 2**32 - 1, s lo, s hi), key)``, ``s`` taken modulo 2**64.
+With ``sample_ids``, the mask of a sample with id ``s``, modulo 2**64, is that of the sample alone, without its batch
+axis, under the key ``Philox4x32-10(counter=(0, 2**32 - 1, s lo, s hi), key)[:2]``.
 
 So an element is kept iff a 32-bit uniform number is at least ``T``: P(drop) is ``T / 2**32`` exactly. Kept elements are
 scaled by ``1 / (1 - T / 2**32)``.
