@@ -3,6 +3,7 @@
 from normdrop import functional
 from normdrop._pool import pool_info, set_pool_limit
 from normdrop._warmup import warmup
+from normdrop.ensembles import exact_ensemble
 from normdrop.layers import (
     BatchNorm,
     BatchNorm1d,
@@ -39,6 +40,7 @@ __all__ = [
     "Dropout3d",
     "Layer",
     "MaskStream",
+    "exact_ensemble",
     "functional",
     "pool_info",
     "seed",

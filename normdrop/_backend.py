@@ -20,6 +20,7 @@ from normdrop._steps import Steps
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
+Vector = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
 
 _FLOAT32, _FLOAT64, _INT64, _BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.int64, np.bool_))
@@ -50,6 +51,14 @@ def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, thr
     _input("sample_ids", ids, (mask.shape[0],), _INT64, mask)
     _law(key, call, threshold)
     select(mask).keep_samples(mask, ids, key, call, threshold)
+
+
+def enumerate_masks(masks: Mask, weights: Vector, p: Vector, first: int) -> None:
+    """Masks number first and so on, and their probabilities."""
+    _result("masks", masks, (weights.size, p.size), _BOOL, masks)
+    _result("weights", weights, (weights.size,), _FLOAT64, masks)
+    _input("p", p, (p.size,), _FLOAT64, masks)
+    select(masks).enumerate_masks(masks, weights, p, first)
 
 
 def dropout(y: Array, x: Array, key: tuple[int, int], call: int, threshold: int, scale: float) -> None:

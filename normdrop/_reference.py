@@ -79,6 +79,15 @@ def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, thr
         keep_mask(row, (first, second), call, threshold)
 
 
+def enumerate_masks(masks: Mask, weights: Vector, p: Vector, first: int) -> None:
+    """Set masks[r, j] = bit j of first + r, and weights[r] = its probability; unit j is dropped with p[j]."""
+    numbers = np.arange(first, first + weights.size)
+    weights.fill(1.0)
+    for j, dropped in enumerate(p):
+        masks[:, j] = numbers >> j & 1
+        weights *= np.where(masks[:, j], 1.0 - dropped, dropped)
+
+
 def _scaled(x: Array, scale: float) -> Array:
     values = x.astype(np.float32) if x.itemsize == 2 else x
     return values * values.dtype.type(scale)

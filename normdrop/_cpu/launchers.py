@@ -17,6 +17,7 @@ from normdrop import _exact
 from normdrop._cpu.kernels import (
     columns,
     drawn_masks,
+    enumeration,
     given_masks,
     input_gradients,
     per_channel,
@@ -34,6 +35,7 @@ from normdrop._cpu.tuning import CHANNEL_SLAB, PARALLEL_SIZE
 
 Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Plan: TypeAlias = tuple[Kernel, tuple[int, int]]
@@ -150,6 +152,11 @@ def keep_samples(mask: Mask, ids: Integers, key: tuple[int, int], call: int, thr
     """mask[n, j] = whether the mask law keeps element j under the key of sample ids[n]."""
     run = sample_masks.keep_samples.variant(_BOOL, mask.size)
     run(mask.reshape(-1), ids, mask.shape[1], *key, call, threshold)
+
+
+def enumerate_masks(masks: Mask, weights: Vector, p: Vector, first: int) -> None:
+    """masks[r, j] = bit j of first + r, weights[r] = its probability."""
+    enumeration.enumerate_masks.variant(_FLOAT64, masks.size)(masks.reshape(-1), weights, p, first)
 
 
 def apply_mask(y: Array, x: Array, mask: Mask, scale: float) -> None:

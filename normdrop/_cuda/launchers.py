@@ -207,6 +207,14 @@ def keep_samples(mask: DeviceArray, ids: DeviceArray, key: tuple[int, int], call
     masks.keep_samples(_BOOL, blocks, mask, ids, length, key_word(key), call, threshold)
 
 
+def enumerate_masks(masks: DeviceArray, weights: DeviceArray, p: DeviceArray, first: int) -> None:
+    """masks[r, j] = bit j of first + r, weights[r] = its probability: on the host, for what asks for them is there."""
+    filled, probabilities = np.empty(masks.shape, np.bool_), np.empty(weights.shape)
+    _reference.enumerate_masks(filled, probabilities, p.to_host(), first)
+    masks.assign(filled)
+    weights.assign(probabilities)
+
+
 def apply_mask(y: DeviceArray, x: DeviceArray, mask: DeviceArray, scale: float) -> None:
     """y = scale * x where a given mask keeps, else +0: by planes where it is constant along memory."""
     n_outer, n_shared, length = x.shape

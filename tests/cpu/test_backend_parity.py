@@ -17,7 +17,7 @@ _SOURCE = ast.parse(inspect.getsource(_reference))
 _LAUNCHERS = {"keep_mask", "dropout", "dropout_transposed", "apply_mask", "moments", "normalize", "batch_norm"}
 _LAUNCHERS |= {"inference_vectors", "parameter_gradients", "batch_norm_backward", "update_running", "exact_sums"}
 _LAUNCHERS |= {"input_gradient", "batch_norm_act", "normalize_act", "act_gradient", "batch_norm_act_backward"}
-_LAUNCHERS |= {"act_dropout", "act_dropout_backward", "keep_samples"}
+_LAUNCHERS |= {"act_dropout", "act_dropout_backward", "keep_samples", "enumerate_masks"}
 
 
 def _launchers() -> list[str]:
