@@ -14,7 +14,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
 
 _MOST_UNITS = 16
-_MASKS = ("bool", "float32", "float64")
+_MASKS = tuple(map(np.dtype, (np.bool_, np.float32, np.float64)))
 
 
 class ExactEnsemble(NamedTuple):
@@ -103,10 +103,10 @@ def exact_ensemble(
 
     References
     ----------
-    .. [1] P. Baldi and P. Sadowski, "The dropout learning algorithm", Artificial Intelligence 210 (2014) 78-122,
-       sections 2 and 4 (the renormalized geometric mean).
+    .. [1] P. Baldi and P. Sadowski, "The dropout learning algorithm", Artificial Intelligence 210 (2014) 78-122
+       (the renormalized geometric mean).
     .. [2] D. Warde-Farley, I. J. Goodfellow, A. Courville and Y. Bengio, "An empirical analysis of dropout in piecewise
-       linear networks", ICLR 2014, section 4 (all masks of small networks).
+       linear networks", ICLR 2014, arXiv:1312.6197 (all masks of small networks).
 
     Examples
     --------
@@ -135,9 +135,7 @@ def exact_ensemble(
     n, probabilities = _units(n), _probabilities(p, n)
     geometric = _checks.flag(geometric, "geometric")
     block_size = min(_checks.integer(block_size, "block_size", 1), 2**n)
-    kind = np.dtype(dtype)
-    if kind.name not in _MASKS:
-        raise TypeError(f"dtype must be bool, float32 or float64; got {dtype!r}")
+    kind = _dtype_of_masks(dtype)
     averages, logs = _Averages(), _Averages()
     with _progress.bar(progress, "thinned networks", -(-(2**n) // block_size)) as advance:
         for first in range(0, 2**n, block_size):
@@ -173,6 +171,17 @@ class _Averages:
                 mean = self.mean * (self.weight / total) + mean * (weight / total)
                 weight = total
         self.weight, self.mean, self.squares = weight, mean, squares
+
+
+def _dtype_of_masks(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of the masks, after checks."""
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if dtype is None or kind not in _MASKS:
+        raise TypeError(f"dtype must be bool, float32 or float64; got {dtype!r}")
+    return kind
 
 
 def _units(n: object) -> int:
