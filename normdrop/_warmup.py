@@ -30,7 +30,8 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference; also "batch_norm_act" and "act_dropout".
+        What will be called, forward, backward and in inference; also "batch_norm_act", "act_dropout" and,
+        for dropout with `sample_ids`, "sample_dropout".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"
@@ -58,7 +59,7 @@ def warmup(
     >>> normdrop.warmup("dropout", parallel=False) > 0
     True
     """
-    names = _named(operations, "operations", _OPERATIONS + _steps.OPERATIONS)
+    names = _named(operations, "operations", (*_OPERATIONS, *_steps.OPERATIONS, "sample_dropout"))
     acts = _named(activations, "activations", tuple(ACTIVATIONS))
     kinds = dtypes if isinstance(dtypes, (list, tuple, set)) else [dtypes]
     wanted = [_checks.input_dtype(kind, "dtypes") for kind in kinds]

@@ -10,7 +10,7 @@ import numpy as np
 
 from normdrop import _steps
 from normdrop._cpu import fused
-from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, transposed
+from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, sample_masks, transposed
 from normdrop._cpu.toolchain import launch
 from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
@@ -20,7 +20,7 @@ _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 def _of_input_dtype(operation: str) -> list[Kernel]:
     if operation == "dropout":
         return [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed]
-    if operation == "channel_dropout":
+    if operation in ("channel_dropout", "sample_dropout"):
         return [given_masks.mask_planes, given_masks.mask_elements]
     orders: list[Any] = [planes, rows]
     if operation == "act_dropout":
@@ -56,6 +56,8 @@ def compilations(
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
         if operation in ("channel_dropout", *_steps.OPERATIONS):
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
+        if operation == "sample_dropout":
+            wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
         if operation in ("batch_norm", "batch_norm_act"):
             wanted[per_channel.update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
