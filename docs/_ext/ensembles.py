@@ -91,7 +91,7 @@ def results() -> dict[str, Any]:
     regression = exact_ensemble(lambda m: softmax((m[:, None] * inputs) @ w + bias), N_UNITS, P, geometric=True)
     of_regression = np.abs(regression.geometric_mean - softmax((1 - P) * inputs @ w + bias)).max()
 
-    place = int(np.argmin(np.abs(ensemble.mean[:, 0] - 0.65)))  # a point of which the members are of several minds
+    place = int(np.argmax(np.abs(ensemble.geometric_mean - scaled)[:, 0]))
     point, errors = x[place : place + 1], []
     for draws in DRAWS.tolist():
         ones, stream = np.ones((REPEATS * draws, N_UNITS)), MaskStream.from_key((3, draws))

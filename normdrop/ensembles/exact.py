@@ -18,7 +18,7 @@ _MASKS = tuple(map(np.dtype, (np.bool_, np.float32, np.float64)))
 
 
 class ExactEnsemble(NamedTuple):
-    """What `exact_ensemble` returns: averages over all masks, each weighted by its probability."""
+    """What `normdrop.exact_ensemble` returns: averages over all masks, each weighted by its probability."""
 
     mean: Vector
     """Arithmetic mean of the outputs."""
