@@ -138,6 +138,10 @@ def flat(n: int, dtype: Any) -> None:
     check("dropout", {"y": _unset(np.empty_like(x)), "x": x, "scale": 2.0} | law, ("y",), ("y", "x"))
     for first in (0, 5, 127, 130):
         check("keep_mask", {"mask": _unset(np.empty(n, np.bool_)), "first": first} | law, ("mask",), None)
+    masks, ids = _unset(np.empty((3, n), np.bool_)), np.arange(3)
+    check("keep_samples", {"mask": masks, "ids": ids} | law, ("mask",), None)
+    given = {"masks": masks.T.copy(), "weights": _unset(np.empty(n)), "p": np.full(3, 0.25), "first": 0}
+    check("enumerate_masks", given, ("masks", "weights"), None)
 
 
 def transposed(shape: tuple[int, ...], dtype: Any) -> None:

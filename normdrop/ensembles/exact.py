@@ -34,10 +34,7 @@ class ExactEnsemble(NamedTuple):
 
     @property
     def geometric_mean(self) -> Vector:
-        """Geometric mean of probabilities, renormalized: its sum along the last axis is 1.
-
-        NaN where the geometric means of all classes are 0.
-        """
+        """Geometric mean of probabilities, renormalized along the last axis; NaN where those of all classes are 0."""
         logs = self.log_geometric_mean
         if logs is None:
             raise ValueError("there is no geometric mean; call exact_ensemble with geometric=True")
@@ -176,7 +173,7 @@ class _Averages:
 def _dtype_of_masks(dtype: Any) -> np.dtype[Any]:
     """Return the dtype of the masks, after checks."""
     try:
-        kind = np.dtype(dtype)
+        kind: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
         kind = np.dtype(object)
     if dtype is None or kind not in _MASKS:

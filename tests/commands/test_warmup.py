@@ -22,6 +22,11 @@ def spy(self, dtype, *, parallel):
     compiled.append((self.function.__name__, dtype.name, parallel))
     return compile(self, dtype, parallel=parallel)
 Kernel.compile = spy
+
+class OfSamples(normdrop.Dropout):
+    def __call__(self, x):
+        return self.forward(x, sample_ids=np.arange(len(x)))
+
 for n in {sizes}:
     for shape in {shapes}:
         x = np.ones(shape, np.float32)
@@ -37,6 +42,7 @@ print(ready, compiled)
 CASES = {
     "dropout": ("[(n, 32)]", "[normdrop.Dropout(0.5)]"),
     "channel_dropout": ("[(n, 4, 2, 4)]", "[normdrop.Dropout2d(0.5)]"),
+    "sample_dropout": ("[(n, 32)]", "[OfSamples(0.5)]"),
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
         "[normdrop.BatchNorm(x.shape[1])]",

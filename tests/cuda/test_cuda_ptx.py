@@ -59,7 +59,7 @@ def name(key):
 def test_every_kernel_compiles_and_uses_neither_local_memory_nor_calls(quick, generation):
     rows = of(quick, generation, "code")
     assert {name(key) for key in rows} >= {
-        *QUADS, *SUMS, *FUSED, *FUSED_GIVEN, "keep_mask", "dropout_transposed", "update", "_copy"
+        *QUADS, *SUMS, *FUSED, *FUSED_GIVEN, "keep_mask", "keep_samples", "dropout_transposed", "update", "_copy"
     }  # fmt: skip
     assert len(rows) > 60
     assert faulty(rows) == {}
@@ -86,9 +86,10 @@ def test_four_neighbors_are_one_access_and_warps_shuffle(quick, generation):
     facts = {key: value[1] for key, value in of(quick, generation, "code").items()}
     assert [key for key in facts if name(key) in QUADS and "quads" not in facts[key]] == []
     assert [key for key in facts if name(key) in SUMS and "shfl.sync" not in facts[key]] == []
-    draws = [facts[key] for key in facts if name(key) in ("dropout", "dropout_transposed", "keep_mask")]
+    of_dropout = "dropout", "dropout_transposed", "keep_mask", "keep_samples"
+    draws = [facts[key] for key in facts if name(key) in of_dropout]
     draws += [facts[key] for key in facts if name(key) in FUSED]
-    assert len(draws) == 25
+    assert len(draws) == 26
     assert all("mul.wide.u32" in facts for facts in draws)
 
 
