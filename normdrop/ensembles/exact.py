@@ -187,8 +187,8 @@ def _units(n: object) -> int:
     if n > _MOST_UNITS:
         raise ValueError(
             f"n must be at most {_MOST_UNITS} units, which have {2**_MOST_UNITS} masks; got {n}, with 2**{n} masks. "
-            "Average some masks that are drawn (Monte Carlo), with dropout in training mode; their mean is off by a "
-            "standard deviation divided by the square root of their number."
+            "Average some that are drawn (Monte Carlo), as normdrop.mc_predict does; their mean is off by the standard "
+            "deviation of the outputs divided by the square root of their number."
         )
     return n
 
