@@ -69,7 +69,7 @@ class Kernel:
     Parameters ---------- function : callable The loop; its ``prange`` runs on threads in the parallel variant and
     is a ``range`` in the serial one. arguments : str One letter per argument. Arrays are C-contiguous: ``o`` flat
     output and ``i`` flat input of the kernel's dtype, ``O`` and ``I`` the same with three axes, ``w`` flat input of
-    the parameters' dtype, ``d`` flat float64 input, ``p`` and ``P`` float64 input and output with two axes, ``m``
+    the parameters' dtype, ``d`` flat float64 and ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m``
     and ``M`` flat boolean input and output, ``h`` flat uint16, ``q`` flat int64 input, ``L`` int64 output with two
     axes. Scalars: ``n`` int64, ``f`` float64.
     """
@@ -118,6 +118,7 @@ def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] |
         "O": array(element, 3, writable=True),
         "I": array(element, 3, writable=False),
         "d": array(types.float64, 1, writable=False),
+        "s": array(types.float32, 1, writable=False),
         "P": array(types.float64, 2, writable=True),
         "p": array(types.float64, 2, writable=False),
         "M": array(types.boolean, 1, writable=True),
