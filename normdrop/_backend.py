@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from normdrop import _device, _exact, _process
 from normdrop._activations import ACTIVATIONS
+from normdrop._positions import OTHERS, SPARE, Positions
 from normdrop._steps import Steps
 
 Array = npt.NDArray[Any]
@@ -157,6 +158,60 @@ def input_gradient(dx: Array, dy: Array, x: Array, vectors: Vectors) -> None:
     select(x).input_gradient(dx, dy, x, vectors)
 
 
+def masked_moments(statistics: Vectors, x: Array, positions: Positions) -> None:
+    """Mean and biased variance of each channel over what counts."""
+    _batch(x)
+    _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _counted(positions, x)
+    select(x).masked_moments(statistics, x, positions)
+
+
+def masked_normalize(y: Array, x: Array, vectors: Vectors, positions: Positions) -> None:
+    """y = (x - mean) * scale + shift where it counts."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _input("vectors", vectors, (max(3, vectors.shape[0]), x.shape[1]), _FLOAT64, x)
+    _counted(positions, x)
+    select(x).masked_normalize(y, x, vectors, positions)
+
+
+def masked_batch_norm(
+    y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float, positions: Positions
+) -> None:
+    """Statistics of what counts, and y."""
+    _batch(x)
+    _result("y", y, x.shape, x.dtype, x)
+    _result("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    _input("beta", beta, gamma.shape, gamma.dtype, x)
+    _counted(positions, x)
+    select(x).masked_batch_norm(y, x, statistics, gamma, beta, eps, positions)
+
+
+def masked_parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors, positions: Positions) -> None:
+    """sums = [dgamma, dbeta] over what is normalized."""
+    _batch(x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _result("sums", sums, (2, x.shape[1]), _FLOAT64, x)
+    _input("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _counted(positions, x)
+    select(x).masked_parameter_gradients(sums, dy, x, statistics, positions)
+
+
+def masked_batch_norm_backward(
+    dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array, positions: Positions
+) -> None:
+    """Sums over what is normalized, and dx."""
+    _batch(x)
+    _result("dx", dx, x.shape, x.dtype, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _result("sums", sums, (2, x.shape[1]), _FLOAT64, x)
+    _input("statistics", statistics, (3, x.shape[1]), _FLOAT64, x)
+    _parameter("gamma", gamma, x)
+    _counted(positions, x)
+    select(x).masked_batch_norm_backward(dx, dy, x, sums, statistics, gamma, positions)
+
+
 def update_running(mean: Array, var: Array, statistics: Vectors, momentum: float, correction: float) -> None:
     """running = momentum * running + (1 - momentum) * batch."""
     _result("running_mean", mean, (mean.size,), _FLOAT64, mean)
@@ -284,6 +339,19 @@ def _result(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x
         _refuse(name, a, shape, dtype, x)
     if a.dtype is not dtype and a.dtype != dtype:
         _refuse(name, a, shape, dtype, x)
+
+
+def _counted(positions: Positions, x: Array) -> None:
+    """Check which positions count: some do, on the host at least."""
+    mask, weights, _, total, others = positions
+    places = (x.shape[0] * x.shape[2] + SPARE,)
+    _input("context.positions.mask", mask, places, _BOOL, x)
+    _input("context.positions.weights", weights, places if weights.size else (0,), _FLOAT32, x)
+    if others not in OTHERS or not total > 0.0 or (_device.on_host(mask) and not mask[:-SPARE].any()):
+        raise ValueError(
+            f"context.positions do not fit the pass: some must count, with a positive total, and others be one of "
+            f"{', '.join(OTHERS)}; got {total} and {others!r}. Pass the context as the forward pass returned it."
+        )
 
 
 def _law(key: tuple[int, int], call: int, threshold: int) -> None:

@@ -45,6 +45,11 @@ class Reading:
         """View another array of the shape of `x` alike; a copy if it has another layout."""
         return self.layout.folded(self.layout.conform(other), self._shape)
 
+    def positions(self, values: Array) -> Array:
+        """View a host array with one channel and all other axes of `x` as (outer, inner), in the order of memory."""
+        outer, _, inner = self._shape
+        return (values if self.layout.is_c_order else values.transpose(self.layout.order)).reshape(outer, inner)
+
 
 class Pass(Reading):
     """The same with the array that takes the result: `out`, or a new one of the layout of `x`.

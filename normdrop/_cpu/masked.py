@@ -26,6 +26,11 @@ def _by_rows(shape: tuple[int, ...]) -> bool:
     return shape[2] == 1
 
 
+def _in_one_go(x: Array, positions: Positions) -> bool:
+    """Whether a kernel reads each channel again from the cache; what is normalized everywhere has none."""
+    return positions.others != "normalize" and not _by_rows(x.shape) and in_one_go(x.shape, x.itemsize)
+
+
 def _counted(positions: Positions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return which rows count, and their weights."""
     counted = np.flatnonzero(positions.mask[:-SPARE])
@@ -43,21 +48,10 @@ def masked_moments(statistics: Vectors, x: Array, positions: Positions) -> None:
         planes.moments.variant(x.dtype, x.size)(statistics, stored(x), positions.mask, positions.weights, work)
 
 
-def masked_batch_norm(
-    y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float, positions: Positions
-) -> None:
-    """Fill the statistics of what counts, and y = gamma * (x - mean) / sqrt(var + eps) + beta there."""
-    others = positions.others
-    rest = _ALL if others == "keep" else 0
-    if others != "normalize" and not _by_rows(x.shape) and in_one_go(x.shape, x.itemsize):
-        run = planes.batch_norm.variant(x.dtype, x.size, gamma.dtype)
-        work = scratch(planes.workspace_shape(x.shape))
-        run(stored(y), stored(x), statistics, gamma, beta, positions.mask, positions.weights, work, eps, rest)
-        return
-    masked_moments(statistics, x, positions)
-    statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
-    vectors = np.stack([statistics[0], gamma * statistics[2], beta])
-    if others == "normalize":
+def masked_normalize(y: Array, x: Array, vectors: Vectors, positions: Positions) -> None:
+    """y = (x - mean) * scale + shift where it counts, or everywhere if the others are normalized, too."""
+    rest = _ALL if positions.others == "keep" else 0
+    if positions.others == "normalize":
         normalize(y, x, vectors)
     elif _by_rows(x.shape):
         work = scratch(rows.workspace_shape(x.shape, 0))
@@ -67,35 +61,52 @@ def masked_batch_norm(
         planes.normalize.variant(x.dtype, x.size)(stored(y), stored(x), vectors, positions.mask, rest, work)
 
 
+def masked_batch_norm(
+    y: Array, x: Array, statistics: Vectors, gamma: Array, beta: Array, eps: float, positions: Positions
+) -> None:
+    """Fill the statistics of what counts, and y = gamma * (x - mean) / sqrt(var + eps) + beta there."""
+    if _in_one_go(x, positions):
+        run = planes.batch_norm.variant(x.dtype, x.size, gamma.dtype)
+        work, rest = scratch(planes.workspace_shape(x.shape)), _ALL if positions.others == "keep" else 0
+        run(stored(y), stored(x), statistics, gamma, beta, positions.mask, positions.weights, work, eps, rest)
+    else:
+        masked_moments(statistics, x, positions)
+        statistics[2] = 1.0 / np.sqrt(statistics[1] + eps)
+        masked_normalize(y, x, np.stack([statistics[0], gamma * statistics[2], beta]), positions)
+
+
+def masked_parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors, positions: Positions) -> None:
+    """sums = [dgamma, dbeta]: sum dy * x_hat and sum dy per channel, over what is normalized."""
+    if positions.others == "normalize":
+        parameter_gradients(sums, dy, x, statistics)
+    elif _by_rows(x.shape):
+        counted, _ = _counted(positions)
+        work = scratch(rows.workspace_shape(x.shape, counted.size))
+        rows.gradients.variant(x.dtype, x.size)(sums, stored(dy), stored(x), statistics, counted, work)
+    else:
+        work = scratch(planes.workspace_shape(x.shape))
+        planes.gradients.variant(x.dtype, x.size)(sums, stored(dy), stored(x), statistics, positions.mask, work)
+
+
 def masked_batch_norm_backward(
     dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array, positions: Positions
 ) -> None:
-    """Fill sums = [dgamma, dbeta], over where y is normalized, and dx."""
-    mask, weights, n, others = positions
+    """Fill sums = [dgamma, dbeta], over what is normalized, and dx."""
+    mask, weights, _, n, others = positions
     rest, scaled = 0 if others == "zero" else _ALL, others == "normalize"
-    kinds = x.dtype, x.size
-    by_rows = _by_rows(x.shape)
-    if not by_rows and not scaled and in_one_go(x.shape, x.itemsize):
-        run = planes.backward.variant(*kinds, gamma.dtype)
-        work = scratch(planes.workspace_shape(x.shape))
-        run(stored(dx), stored(dy), stored(x), sums, statistics, gamma, mask, weights, work, n, rest)
+    arrays = stored(dx), stored(dy), stored(x)
+    if _in_one_go(x, positions):
+        run = planes.backward.variant(x.dtype, x.size, gamma.dtype)
+        run(*arrays, sums, statistics, gamma, mask, weights, scratch(planes.workspace_shape(x.shape)), n, rest)
         return
-    if scaled:
-        parameter_gradients(sums, dy, x, statistics)
-    elif by_rows:
-        counted, _ = _counted(positions)
-        work = scratch(rows.workspace_shape(x.shape, counted.size))
-        rows.gradients.variant(*kinds)(sums, stored(dy), stored(x), statistics, counted, work)
-    else:
-        work = scratch(planes.workspace_shape(x.shape))
-        planes.gradients.variant(*kinds)(sums, stored(dy), stored(x), statistics, mask, work)
+    masked_parameter_gradients(sums, dy, x, statistics, positions)
     mean, _, inv_std = statistics
     scale = gamma * inv_std
-    vectors = np.stack([mean, sums[1] / n, _formulas.slope(sums[0], inv_std, n), scale, scale if scaled else scale**0])
-    arrays = stored(dx), stored(dy), stored(x)
-    if by_rows:
+    factor = scale if scaled else np.ones_like(scale)
+    vectors = np.stack([mean, sums[1] / n, _formulas.slope(sums[0], inv_std, n), scale, factor])
+    if _by_rows(x.shape):
         work = scratch(rows.workspace_shape(x.shape, 0))
-        rows.input_gradient.variant(*kinds)(*arrays, vectors, mask, weights, rest, scaled, work)
+        rows.input_gradient.variant(x.dtype, x.size)(*arrays, vectors, mask, weights, rest, scaled, work)
     else:
         work = scratch(planes.workspace_shape(x.shape))
-        planes.input_gradient.variant(*kinds)(*arrays, vectors, mask, weights, rest, work)
+        planes.input_gradient.variant(x.dtype, x.size)(*arrays, vectors, mask, weights, rest, work)

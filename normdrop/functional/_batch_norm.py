@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _overlap
 from normdrop._passes import Pass
+from normdrop._positions import Positions
+from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional import _shared as shared
 
@@ -36,6 +38,8 @@ class BatchNormContext(NamedTuple):
     """Dtype of the gradients of gamma and beta; None is that of x."""
     n_shared: int | None = None
     """Number of values per channel of a batch that processes share, of which x is a part; None: x is all of it."""
+    positions: Positions | None = None
+    """Which positions count, in the order of memory; None: all."""
 
     @property
     def mean(self) -> Vector:
@@ -53,10 +57,12 @@ class BatchNormContext(NamedTuple):
         return cast(Vector, self.statistics[2])
 
     @property
-    def n(self) -> int:
-        """Number of values per channel, in all processes that share the batch."""
+    def n(self) -> float:
+        """Number of values per channel, in all processes that share the batch; with weights, the sum of those."""
         if self.n_shared is not None:
             return self.n_shared
+        if self.positions is not None:
+            return self.positions.n
         shape = _checks.array(self.x, "context.x").shape
         n_channels = shape[self.channel_axis]
         return math.prod(shape) // n_channels if n_channels else 0
@@ -71,13 +77,16 @@ def more_than_one_value(x: Array, n_channels: int, instead: str) -> None:
         )
 
 
-def batch_norm(
+def batch_norm(  # noqa: PLR0913  # what is normalized and the options, those by keyword
     x: Array,
     gamma: Array | None = None,
     beta: Array | None = None,
     *,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    masked: Literal["zero", "normalize", "keep"] = "zero",
     reduce: Callable[[Any], Any] | None = None,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormContext]:
@@ -99,6 +108,13 @@ def batch_norm(
         Added to the variance. Positive.
     channel_axis : int, default 1
         Axis of the channels: 1 for channels-first, -1 for channels-last.
+    mask : ndarray of bool, optional
+        Which positions count: True. Of the shape of `x` without the channel axis, (N, L) for `x` of shape (N, C, L), or
+        one that broadcasts to it; or with a channel axis of length 1.
+    weights : ndarray of floats, optional
+        How often each position counts, zero or more; shape as of `mask`. They are rounded to float32.
+    masked : {"zero", "normalize", "keep"}, default "zero"
+        What `y` is where a position does not count: 0; normalized as the others; or `x`.
     reduce : callable, optional
         Where several processes hold parts of the batch, also unequal and empty ones: what returns the sum over them of
         what it is given, `ChannelStatistics` here. Every process must call at the same time.
@@ -126,7 +142,11 @@ def batch_norm(
     -----
     Sums are float64 sums of values shifted by a value of their own block; blocks are fixed by the shape and merged in a
     fixed order [2]_, so that the bits do not depend on the number of threads. The output is computed in float64 and
-    rounded once. A constant channel gives exactly `beta`. An empty `x` gives an empty `y` and NaN statistics.
+    rounded once. A constant channel gives exactly `beta`. An empty `x` gives an empty `y` and NaN statistics, which are
+    those of one in which nothing counts, too.
+
+    With weights w, :math:`\mu_c = \sum w x / \sum w` and :math:`\sigma^2_c = \sum w (x - \mu_c)^2 / \sum w`. What does
+    not count is not read, unless `masked` asks for it: it may be a NaN.
 
     References
     ----------
@@ -153,13 +173,16 @@ def batch_norm(
     eps = _checks.eps(eps)
     if reduce is not None:
         shared.check(reduce, x)
-    else:
+        if mask is not None or weights is not None:
+            raise ValueError("mask and weights must be None where reduce is given; pass one or the other")
+    elif mask is None and weights is None:
         more_than_one_value(x, n_channels, "batch_norm_inference")
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
     scale_kept = per_channel.kept(gamma, scale)  # before anything is written, which may be where gamma is
     walk = Pass(x, out, channel_axis)
+    positions = counted.positions(walk, x.shape, channel_axis, mask, weights, masked)
     n_shared = None
     if reduce is not None:
         statistics, n_shared = shared.statistics(x, channel_axis, eps, reduce)
@@ -168,12 +191,15 @@ def batch_norm(
     kept = walk.kept()
     if n_shared is not None:
         shared.normalize(walk, statistics, scale, shift)
+    elif positions is not None:
+        counted.forward(walk, statistics, (scale, shift), eps, positions)
     elif x.size:
         _backend.batch_norm(walk.y, walk.x, statistics, scale, shift, eps)
     else:
         statistics.fill(np.nan)
     y, dtype = walk.result(), per_channel.parameter_dtype(x, gamma, beta)
-    return y, BatchNormContext(kept, _device.native(statistics), scale_kept, channel_axis, eps, dtype, n_shared)
+    rows = _device.native(statistics)
+    return y, BatchNormContext(kept, rows, scale_kept, channel_axis, eps, dtype, n_shared, positions)
 
 
 def batch_norm_backward(
@@ -242,13 +268,15 @@ def batch_norm_backward(
     axis = _checks.channel_axis(x, context.channel_axis)
     walk = Pass(x, out, axis)
     sums = per_channel.empty(2, x.shape[axis], x)
-    if x.size or context.n_shared is not None:
+    if x.size or context.n_shared is not None or context.positions is not None:
         statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
         (scale,) = per_channel.vectors(("gamma",), (context.gamma,), x.shape[axis], x)
         scale = scale if out is None else _overlap.apart(scale, out)
     if context.n_shared is not None and reduce is not None:
         sums = shared.sums(dy, walk, statistics, context.n_shared, reduce)
         shared.input_gradient(walk, dy, statistics, sums, scale, context.n_shared)
+    elif context.positions is not None:
+        counted.backward(walk, dy, sums, statistics, scale, context.positions)
     elif x.size:
         _backend.batch_norm_backward(walk.y, walk.beside(dy), walk.x, sums, statistics, scale)
     else:

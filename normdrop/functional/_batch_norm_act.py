@@ -44,7 +44,7 @@ class BatchNormActContext(NamedTuple):
         return self.norm.statistics
 
     @property
-    def n(self) -> int:
+    def n(self) -> float:
         """Number of values per channel."""
         return self.norm.n
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device
 from normdrop._passes import Pass, Reading
+from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
 Vectors: TypeAlias = npt.NDArray[np.float64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 class InferenceContext(NamedTuple):
@@ -33,6 +35,10 @@ class InferenceContext(NamedTuple):
     """The given mean and variance, and 1 / sqrt(var + eps), shape (3, C); kept with x."""
     parameter_dtype: np.dtype[Any] | None = None
     """Dtype of the gradients of gamma and beta; None is that of x."""
+    mask: Mask | None = None
+    """A copy of the mask, on the host; None: all positions count."""
+    masked: Literal["zero", "normalize", "keep"] = "zero"
+    """What became of the others."""
 
 
 def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
@@ -44,6 +50,8 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     *,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    mask: Array | None = None,
+    masked: Literal["zero", "normalize", "keep"] = "zero",
     keep_x: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, InferenceContext]:
@@ -63,6 +71,10 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
         Added to the variance. Positive.
     channel_axis : int, default 1
         Axis of the channels: 1 for channels-first, -1 for channels-last.
+    mask : ndarray of bool, optional
+        Which positions count: True; as in `batch_norm`.
+    masked : {"zero", "normalize", "keep"}, default "zero"
+        What `y` is where a position does not count: 0; normalized as the others; or `x`.
     keep_x : bool, default False
         Whether the context keeps `x`, which only the gradients of `gamma` and `beta` need.
     out : ndarray, shape and dtype of `x`, optional
@@ -104,16 +116,18 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
         out = _checks.out(out, x, [("x", x)])
     keep_x = _checks.flag(keep_x, "keep_x")
     walk = Pass(x, out, channel_axis)
+    positions = counted.positions(walk, x.shape, channel_axis, mask, None, masked)
     vectors = per_channel.empty(4, n_channels, x)
     _backend.inference_vectors(vectors, mean, var, scale, shift, eps)
     context = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), channel_axis)
+    if mask is not None:
+        context = context._replace(mask=_device.to_host(mask), masked=masked)
     if keep_x:
         statistics = per_channel.empty(3, n_channels, x)
         statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
         dtype = per_channel.parameter_dtype(x, gamma, beta)
         context = context._replace(x=walk.kept(), statistics=_device.native(statistics), parameter_dtype=dtype)
-    if x.size:
-        _backend.normalize(walk.y, walk.x, vectors)
+    counted.normalize(walk.y, walk.x, vectors, positions)
     return walk.result(), context
 
 
@@ -172,17 +186,15 @@ def batch_norm_inference_backward(
     if kept is not None:
         _checks.same_shape(kept, dy.shape, "context.x", "the forward pass's x")
         sums = per_channel.empty(2, scale.size, kept)
-        if kept.size:
-            read = Reading(kept, axis)
-            statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
-            _backend.parameter_gradients(sums, read.beside(dy), read.x, statistics)
-        else:
-            sums.fill(0.0)
+        read = Reading(kept, axis)
+        statistics = _checks.array(context.statistics, "context.statistics", np.dtype(np.float64))
+        positions = counted.positions(read, kept.shape, axis, context.mask, None, context.masked)
+        counted.parameter_gradients(sums, read.beside(dy), read.x, statistics, positions)
         dgamma, dbeta = per_channel.gradients(sums, kept, context.parameter_dtype)
     walk = Pass(dy, out, axis)
-    if dy.size:
-        vectors = per_channel.empty(3, scale.size, dy)
-        vectors.fill(0.0)
-        vectors[1] = scale
-        _backend.normalize(walk.y, walk.x, vectors)
+    vectors = per_channel.empty(3, scale.size, dy)
+    vectors.fill(0.0)
+    vectors[1] = scale
+    positions = counted.positions(walk, dy.shape, axis, context.mask, None, context.masked)
+    counted.normalize(walk.y, walk.x, vectors, positions)
     return walk.result(), dgamma, dbeta

@@ -133,7 +133,7 @@ def restore(mean: Array, var: Array, saved: tuple[Array, Array] | None) -> None:
                 values[...] = before
 
 
-def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, int, bool, str]) -> bool:
+def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, float, bool, str]) -> bool:
     """Fold a batch into the running ones, in place; return whether it was taken."""
     momentum, n, unbiased, on_nonfinite = how  # n: number of values per channel
     correction = n / (n - 1) if unbiased and n > 1 else 1.0

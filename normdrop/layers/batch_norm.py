@@ -21,6 +21,7 @@ _STATE = ("gamma", "beta", "running_mean", "running_var")
 _COUNTS = ("num_batches", "num_values")
 
 S = TypeVar("S", bound=np.generic)
+Masked: TypeAlias = Literal["zero", "normalize", "keep"]
 Memory: TypeAlias = "tuple[Sequence[tuple[Array | None, Array | None]], Array | None]"
 """Inputs, each with what a context kept of it, a copy where `out` has overwritten it; and `out`."""
 
@@ -47,6 +48,11 @@ def _give_back(inputs: Sequence[tuple[Array | None, Array | None]], out: Array |
             target = _device.view(out)
             if _overlap.is_possible(target, _device.view(given)):
                 target[...] = _device.view(kept)
+
+
+def _counts(context: BatchNormContext) -> bool:
+    """Whether any position counts."""
+    return context.positions is None or context.positions.total > 0
 
 
 def _running(values: object, name: str, own: dict[str, Any]) -> None:
@@ -213,6 +219,9 @@ class BatchNorm(Population, Layer):
         self,
         x: npt.NDArray[S],
         *,
+        mask: Array | None = ...,
+        weights: Array | None = ...,
+        masked: Masked = ...,
         out: npt.NDArray[S] | None = ...,
         keep_x: bool = ...,
         return_context: Literal[False] = ...,
@@ -223,13 +232,24 @@ class BatchNorm(Population, Layer):
         self,
         x: npt.NDArray[S],
         *,
+        mask: Array | None = ...,
+        weights: Array | None = ...,
+        masked: Masked = ...,
         out: npt.NDArray[S] | None = ...,
         keep_x: bool = ...,
         return_context: Literal[True],
     ) -> tuple[npt.NDArray[S], BatchNormContext | InferenceContext]: ...
 
     def forward(
-        self, x: Array, *, out: Array | None = None, keep_x: bool = False, return_context: bool = False
+        self,
+        x: Array,
+        *,
+        mask: Array | None = None,
+        weights: Array | None = None,
+        masked: Masked = "zero",
+        out: Array | None = None,
+        keep_x: bool = False,
+        return_context: bool = False,
     ) -> Array | tuple[Array, BatchNormContext | InferenceContext]:
         """Normalize a batch; in training mode also update the running statistics.
 
@@ -238,6 +258,14 @@ class BatchNorm(Population, Layer):
         x : ndarray of floats, shape (N, C, ...) for ``channel_axis=1``
             Batch; any strides. Training needs more than one value per channel. It is held, not a copy of it, until
             backward, in training and with ``keep_x``: do not change it before.
+        mask : ndarray of bool, optional
+            Which positions count: True, as those of padded sequences before their end. Of the shape of `x` without the
+            channel axis, (N, L) for `x` of shape (N, C, L), or one that broadcasts to it.
+        weights : ndarray of floats, optional
+            Only in training: how often each position counts, zero or more; shape as of `mask`. They are rounded to
+            float32. The running variance is that of as many values as the weights add up to.
+        masked : {"zero", "normalize", "keep"}, default "zero"
+            What `y` is where a position does not count: 0; normalized as the others; or `x`.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         keep_x : bool, default False
@@ -249,7 +277,8 @@ class BatchNorm(Population, Layer):
         Returns
         -------
         y : ndarray
-            Shape, dtype and memory order of `x`, or `out`. Empty for an empty `x`, which changes no state.
+            Shape, dtype and memory order of `x`, or `out`. Empty for an empty `x`, which changes no state; nor does one
+            in which no position counts.
         context : BatchNormContext or InferenceContext
             Only with ``return_context=True``.
 
@@ -268,19 +297,24 @@ class BatchNorm(Population, Layer):
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")
         context: BatchNormContext | InferenceContext
+        counted: dict[str, Any] = {}
+        if mask is not None or weights is not None:
+            counted = {"mask": mask, "weights": weights, "masked": masked}
         if training or mean is None:
             reduce = own["reduce"] if training else None
             y, context = functional.batch_norm(
-                x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out
+                x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out, **counted
             )
-            if training and mean is not None and (x.size or context.n_shared):
+            if training and mean is not None and (x.size or context.n_shared) and _counts(context):
                 self._update(context, ([(x, context.x)], out), [], keep=not return_context)
             elif not return_context:
                 self._keep(context, asked=keep_x or (training and (x.size > 0 or reduce is not None)))
         else:
             vectors = mean, own["running_var"], own["gamma"], own["beta"]
+            if counted.pop("weights", None) is not None:
+                raise ValueError("weights must be None in inference, which takes no statistics of x; leave them out")
             y, context = functional.batch_norm_inference(
-                x, *vectors, eps=eps, channel_axis=axis, keep_x=keep_x, out=out
+                x, *vectors, eps=eps, channel_axis=axis, keep_x=keep_x, out=out, **counted
             )
             if not return_context:
                 self._keep(context, asked=keep_x)
@@ -289,9 +323,16 @@ class BatchNorm(Population, Layer):
     if TYPE_CHECKING:
 
         def __call__(
-            self, x: npt.NDArray[S], *, out: npt.NDArray[S] | None = ..., keep_x: bool = ...
+            self,
+            x: npt.NDArray[S],
+            *,
+            mask: Array | None = ...,
+            weights: Array | None = ...,
+            masked: Masked = ...,
+            out: npt.NDArray[S] | None = ...,
+            keep_x: bool = ...,
         ) -> npt.NDArray[S]:
-            """Return ``forward(x, out=out, keep_x=keep_x)``."""
+            """Return what `forward` does with these arguments."""
 
     def _check_shape(self, x: Array, axis: int, n: int) -> None:
         if self._ranks:
@@ -319,7 +360,7 @@ class BatchNorm(Population, Layer):
                 if keep:
                     self._keep(context, asked=True)
                 if running.fold(mean, var, context.statistics, (old, n, own["unbiased"], own["on_nonfinite"])):
-                    own.update(num_batches=num_batches + 1, num_values=num_values + n)
+                    own.update(num_batches=num_batches + 1, num_values=round(num_values + n))
                 done.append(True)
             except BaseException as error:
                 done.clear()

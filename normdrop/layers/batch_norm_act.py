@@ -226,7 +226,7 @@ class BatchNormAct(BatchNorm):
 
     if TYPE_CHECKING:
 
-        def __call__(
+        def __call__(  # type: ignore[override]  # it takes no mask
             self,
             x: npt.NDArray[S],
             residual: npt.NDArray[S] | None = ...,

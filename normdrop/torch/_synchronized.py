@@ -31,7 +31,7 @@ def is_needed(group: Any) -> bool:
 @_disable_dynamo  # torch.compiler.disable would import the compiler with this module
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
-) -> tuple[Tensor, Tensor, int]:
+) -> tuple[Tensor, Tensor, float]:
     """Normalize the part of this process; return also the statistics of the joined batch, and its values per channel.
 
     The gradient of `x` is that of the losses of all processes, those of `weight` and `bias` are this process's share.
@@ -81,7 +81,7 @@ class _Synchronized(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, float]:
         with threads(x):
             y, context = functional.batch_norm(array(x), vector(weight), vector(bias), eps=eps, reduce=_Sum(group))
         statistics = tensor(context.statistics)

@@ -149,11 +149,12 @@ def _measured(work: Workspace, rows: Any, grid: Grid, weigh: Operation) -> None:
     counted, weights = rows
     for b in range(grid[4]):
         first, stop = b * grid[3], min(b * grid[3] + grid[3], counted.size)
-        total = np.float64(stop - first)
+        total = 0.0
         if weights.size > 0:
-            total = 0.0
             for row in range(first, stop):
                 total += weigh(weights, row)
+        else:
+            total = np.float64(stop - first)
         work[2 * grid[4] + 4 + b // grid[2], b % grid[2]] = total
 
 

@@ -66,12 +66,16 @@ _Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of 
 class Kernel:
     """A loop over arrays, compiled on first use for a dtype and one of parameters, serial or parallel.
 
-    Parameters ---------- function : callable The loop; its ``prange`` runs on threads in the parallel variant and
-    is a ``range`` in the serial one. arguments : str One letter per argument. Arrays are C-contiguous: ``o`` flat
-    output and ``i`` flat input of the kernel's dtype, ``O`` and ``I`` the same with three axes, ``w`` flat input of
-    the parameters' dtype, ``d`` flat float64 and ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m``
-    and ``M`` flat boolean input and output, ``h`` flat uint16, ``q`` flat int64 input, ``L`` int64 output with two
-    axes. Scalars: ``n`` int64, ``f`` float64.
+    Parameters
+    ----------
+    function : callable
+        The loop; its ``prange`` runs on threads in the parallel variant and is a ``range`` in the serial one.
+    arguments : str
+        One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's dtype,
+        ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``d`` flat float64 and
+        ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean
+        input and output, ``h`` flat uint16, ``q`` flat int64 input, ``L`` int64 output with two axes. Scalars: ``n``
+        int64, ``f`` float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
