@@ -343,11 +343,16 @@ def _result(name: str, a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x
 
 def _counted(positions: Positions, x: Array) -> None:
     """Check which positions count: some do, on the host at least."""
-    mask, weights, _, total, others = positions
+    mask, weights, _, first, total, others = positions
     places = (x.shape[0] * x.shape[2] + SPARE,)
     _input("context.positions.mask", mask, places, _BOOL, x)
     _input("context.positions.weights", weights, places if weights.size else (0,), _FLOAT32, x)
-    if others not in OTHERS or not total > 0.0 or (_device.on_host(mask) and not mask[:-SPARE].any()):
+    if (
+        not 0 <= first < mask.size - SPARE
+        or others not in OTHERS
+        or not total > 0.0
+        or (_device.on_host(mask) and not mask[:-SPARE].any())
+    ):
         raise ValueError(
             f"context.positions do not fit the pass: some must count, with a positive total, and others be one of "
             f"{', '.join(OTHERS)}; got {total} and {others!r}. Pass the context as the forward pass returned it."

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _exact, _merging
+from normdrop import _backend, _checks, _device, _exact, _merging, _positions
 from normdrop._passes import Reading
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -24,10 +24,19 @@ def rounded(x: Array, axis: int, mask: Array | None, weights: Array | None) -> _
     if n == 0:
         return _merging.empty(n_channels)
     reading = Reading(x, axis)
-    if mask is not None or weights is not None:
-        return _weighted(reading.x, reading.beside(_counted(x, mask, weights)))
     statistics = _device.empty((3, n_channels), np.float64, x)
-    _backend.moments(statistics, reading.x)
+    if mask is not None or weights is not None:
+        counted = _counted(x, mask, weights)
+        if counted.strides[axis] or (weights is not None and weights.dtype != np.float32):
+            return _weighted(reading.x, reading.beside(counted))
+        w = reading.positions(counted.take([0], axis))
+        positions = _positions.of(w > 0, None if weights is None else w.astype(np.float32), "zero", like=x)
+        if positions.total == 0:
+            return _merging.empty(n_channels)
+        _backend.masked_moments(statistics, reading.x, positions)
+        n = positions.total
+    else:
+        _backend.moments(statistics, reading.x)
     mean, var, _ = _device.to_host(statistics)
     block: _merging.Moments = np.stack([np.full_like(mean, n), mean, np.zeros_like(mean), var * n])
     return block

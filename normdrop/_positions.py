@@ -24,6 +24,8 @@ class Positions(NamedTuple):
     """How often each counts, float32; empty if all that count do so once."""
     n_counted: int
     """How many of them count."""
+    first: int
+    """The first that counts, if any does."""
     total: float
     """Sum of the weights of those that count."""
     others: str
@@ -45,7 +47,7 @@ def of(mask: Array, weights: Array | None, others: str, like: Any) -> Positions:
     if weights is not None:
         taken[:-SPARE] = np.where(mask, weights, np.float32(0)).reshape(-1)
         total = float(taken.sum(dtype=np.float64))
-    return Positions(_placed(flat, like), _placed(taken, like), count, total, others)
+    return Positions(_placed(flat, like), _placed(taken, like), count, int(flat.argmax()), total, others)
 
 
 def _placed(values: Array, like: Any) -> Array:

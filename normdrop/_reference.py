@@ -193,6 +193,7 @@ def _where(x: Array, positions: Positions) -> tuple[Mask, Vectors]:
     return mask, _wide(positions.weights[:-SPARE].reshape(shape) if positions.weights.size else mask)
 
 
+@np.errstate(all="ignore")
 def masked_moments(statistics: Vectors, x: Array, positions: Positions) -> None:
     """Mean and biased variance of each channel over what counts, by weights."""
     mask, w = _where(x, positions)
@@ -203,6 +204,7 @@ def masked_moments(statistics: Vectors, x: Array, positions: Positions) -> None:
     statistics[1] = (w * np.square(np.where(mask, shifted - offset, 0))).sum(axis=(0, 2)) / w.sum()
 
 
+@np.errstate(all="ignore")
 def masked_normalize(y: Array, x: Array, vectors: Vectors, positions: Positions) -> None:
     """Set y as `normalize` where it counts; elsewhere y is 0, normalized or x, as `positions` say."""
     values = x.copy()
@@ -220,13 +222,14 @@ def masked_batch_norm(
     masked_normalize(y, x, np.stack([statistics[0], gamma * statistics[2], beta]), positions)
 
 
+@np.errstate(all="ignore")
 def masked_parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors, positions: Positions) -> None:
     """Set dgamma = sum dy * (x - mean) * inv_std and dbeta = sum dy per channel, over what is normalized."""
     taken = positions.others == "normalize" or _where(x, positions)[0]
-    with np.errstate(invalid="ignore"):
-        parameter_gradients(sums, np.where(taken, dy, 0), np.where(taken, x, 0), statistics)
+    parameter_gradients(sums, np.where(taken, dy, 0), np.where(taken, x, 0), statistics)
 
 
+@np.errstate(all="ignore")
 def masked_batch_norm_backward(
     dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array, positions: Positions
 ) -> None:

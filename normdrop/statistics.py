@@ -113,7 +113,8 @@ class ChannelStatistics:
         Notes
         -----
         Without `mask` and `weights`, the kernels of batch normalization compute, with their accuracy and their bits.
-        With them, NumPy does, block by block in float64: as accurate, slower, and only for arrays on the host.
+        With them, so do kernels where all channels share the mask and the weights, and the weights are float32; otherwise
+        NumPy does, block by block in float64: as accurate, slower. `x` is on the host then.
         """
         x = _checks.array(x, "x")
         axis = _checks.channel_axis(x, channel_axis)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from normdrop import _cuda, _device
+from normdrop._positions import Positions
 from normdrop._steps import Steps
 
 
@@ -19,6 +20,8 @@ def _launcher(name: str) -> Any:
         def on_gpu(a: Any) -> Any:
             if isinstance(a, Steps):
                 return a._replace(mask=on_gpu(a.mask))
+            if isinstance(a, Positions):
+                return a._replace(mask=on_gpu(a.mask), weights=on_gpu(a.weights))
             if isinstance(a, tuple):
                 return tuple(map(on_gpu, a))
             return copies[_memory(a)] if isinstance(a, np.ndarray) else a

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from normdrop import _cpu, _exact, functional
+from normdrop import _cpu, _exact, _positions, functional
 from normdrop._steps import Steps
 
 PAGE = mmap.PAGESIZE
@@ -99,6 +99,19 @@ FUSED: dict[str, Any] = {
         _cpu.batch_norm_act_backward((dx, du), (dy, x, r), sums, rows, (gamma, beta), steps._replace(mask=mask))
     ),
 }
+
+
+def _counting(launcher: Any) -> Any:
+    """The launcher, with all arrays as arguments of their own."""
+
+    def launch(mask: Any, weights: Any, where: Any, **given: Any) -> None:
+        launcher(**given, positions=where._replace(mask=mask, weights=weights))
+
+    return launch
+
+
+for _name in ("masked_moments", "masked_normalize", "masked_batch_norm", "masked_batch_norm_backward"):
+    FUSED[_name] = _counting(getattr(_cpu, _name))
 
 
 def check(name: str, arguments: dict[str, Any], outputs: tuple[str, ...], in_place: tuple[str, str] | None) -> None:
@@ -201,6 +214,27 @@ def fused(shape: tuple[int, ...], dtype: Any) -> None:
         check("batch_norm_act_backward", arrays | affine | law, ("dx", "du", "sums"), ("du", "dy"))
 
 
+def counted(shape: tuple[int, ...], dtype: Any) -> None:
+    """Launchers of batch normalization in which some positions count, once or by weights."""
+    n, places = shape[1], shape[0] * shape[2]
+    x, dy = _values(shape, dtype, 5), _values(shape, dtype, 6)
+    y, statistics, sums = _unset(np.empty_like(x)), _unset(np.empty((3, n))), _unset(np.empty((2, n)))
+    gamma, beta = np.abs(_values((2, n), np.float64 if x.itemsize == 8 else np.float32, 7))
+    rows = np.stack([np.full(n, 3.0), np.full(n, 4.0), np.full(n, 0.5)])
+    mask = _values((places,), np.float64, 4) > 3.0
+    mask[-1] = True
+    for weights in (None, np.abs(_values((places,), np.float32, 8))):
+        for others in ("zero", "keep"):
+            where = _positions.of(mask, weights, others, like=x)
+            how = {"mask": where.mask, "weights": where.weights, "where": where}
+            check("masked_moments", {"statistics": statistics, "x": x} | how, ("statistics",), None)
+            check("masked_normalize", {"y": y, "x": x, "vectors": rows} | how, ("y",), ("y", "x"))
+            given = {"y": y, "x": x, "statistics": statistics, "gamma": gamma, "beta": beta, "eps": 1e-5}
+            check("masked_batch_norm", given | how, ("y", "statistics"), ("y", "x"))
+            given = {"dx": y, "dy": dy, "x": x, "sums": sums, "statistics": rows, "gamma": gamma}
+            check("masked_batch_norm_backward", given | how, ("dx", "sums"), ("dx", "dy"))
+
+
 def channels(n: int, dtype: Any) -> None:
     """Launchers on numbers per channel."""
     statistics = np.abs(_values((3, n), np.float64, 8))
@@ -296,6 +330,7 @@ def small(_dtype: Any) -> Iterator[Case]:
     planes = [(2, 3, 4096), (3, 5, 4097), (5, 65, 17), (7, 33, 16), (2, 2, 9001), *((1, 1, n) for n in TAILS)]
     rows = [(33, 3, 1), (5, 17, 1), (19, 1030, 1), (9, 5, 15), (3, 8200, 1), (6001, 3, 1)]
     yield from ((fused, shape) for shape in planes + rows)
+    yield from ((counted, shape) for shape in planes + rows)
     for n in (17, 4097):
         yield forged, n
 
@@ -312,6 +347,7 @@ def threaded(_dtype: Any) -> Iterator[Case]:
         yield transposed, shape
     for shape in [(3, 3, 8193), (40, 130, 17), (9001, 8, 1), (70, 1030, 1)]:
         yield fused, shape
+        yield counted, shape
 
 
 def piece_ends(inner: int, n: int) -> list[int]:

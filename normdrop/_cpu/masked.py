@@ -92,7 +92,7 @@ def masked_batch_norm_backward(
     dx: Array, dy: Array, x: Array, sums: Vectors, statistics: Vectors, gamma: Array, positions: Positions
 ) -> None:
     """Fill sums = [dgamma, dbeta], over what is normalized, and dx."""
-    mask, weights, _, n, others = positions
+    mask, weights, _, _, n, others = positions
     rest, scaled = 0 if others == "zero" else _ALL, others == "normalize"
     arrays = stored(dx), stored(dy), stored(x)
     if _in_one_go(x, positions):

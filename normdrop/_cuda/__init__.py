@@ -25,6 +25,13 @@ from normdrop._cuda.launchers import (
     parameter_gradients,
     update_running,
 )
+from normdrop._cuda.masked import (
+    masked_batch_norm,
+    masked_batch_norm_backward,
+    masked_moments,
+    masked_normalize,
+    masked_parameter_gradients,
+)
 
 __all__ = [
     "act_dropout",
@@ -43,6 +50,11 @@ __all__ = [
     "input_gradient",
     "keep_mask",
     "keep_samples",
+    "masked_batch_norm",
+    "masked_batch_norm_backward",
+    "masked_moments",
+    "masked_normalize",
+    "masked_parameter_gradients",
     "moments",
     "normalize",
     "normalize_act",

@@ -18,6 +18,8 @@ _LAUNCHERS = {"keep_mask", "dropout", "dropout_transposed", "apply_mask", "momen
 _LAUNCHERS |= {"inference_vectors", "parameter_gradients", "batch_norm_backward", "update_running", "exact_sums"}
 _LAUNCHERS |= {"input_gradient", "batch_norm_act", "normalize_act", "act_gradient", "batch_norm_act_backward"}
 _LAUNCHERS |= {"act_dropout", "act_dropout_backward", "keep_samples", "enumerate_masks"}
+_LAUNCHERS |= {"act_dropout", "act_dropout_backward", "masked_moments", "masked_normalize", "masked_batch_norm"}
+_LAUNCHERS |= {"masked_parameter_gradients", "masked_batch_norm_backward"}
 
 
 def _launchers() -> list[str]:
