@@ -113,7 +113,7 @@ class ChannelStatistics:
         Notes
         -----
         Without `mask` and `weights`, the kernels of batch normalization compute, with their accuracy and their bits.
-        With them, so do kernels where all channels share the mask and the weights, and the weights are float32; otherwise
+        With them, so do kernels where all channels share the mask and the weights, and those are float32. Otherwise
         NumPy does, block by block in float64: as accurate, slower. `x` is on the host then.
         """
         x = _checks.array(x, "x")
