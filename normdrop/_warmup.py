@@ -12,6 +12,7 @@ from normdrop import _checks, _process, _progress, _steps
 from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
+_OTHERS = ("sample_dropout", "masked_batch_norm")
 
 
 def warmup(
@@ -30,8 +31,8 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference; also "batch_norm_act", "act_dropout" and,
-        for dropout with `sample_ids`, "sample_dropout".
+        What will be called, forward, backward and in inference; also "batch_norm_act", "act_dropout"; for
+        dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"
@@ -59,7 +60,7 @@ def warmup(
     >>> normdrop.warmup("dropout", parallel=False) > 0
     True
     """
-    names = _named(operations, "operations", (*_OPERATIONS, *_steps.OPERATIONS, "sample_dropout"))
+    names = _named(operations, "operations", (*_OPERATIONS, *_steps.OPERATIONS, *_OTHERS))
     acts = _named(activations, "activations", tuple(ACTIVATIONS))
     kinds = dtypes if isinstance(dtypes, (list, tuple, set)) else [dtypes]
     wanted = [_checks.input_dtype(kind, "dtypes") for kind in kinds]

@@ -10,7 +10,18 @@ import numpy as np
 
 from normdrop import _steps
 from normdrop._cpu import fused
-from normdrop._cpu.kernels import columns, drawn_masks, given_masks, per_channel, planes, rows, sample_masks, transposed
+from normdrop._cpu.kernels import (
+    columns,
+    drawn_masks,
+    given_masks,
+    masked_planes,
+    masked_rows,
+    per_channel,
+    planes,
+    rows,
+    sample_masks,
+    transposed,
+)
 from normdrop._cpu.toolchain import launch
 from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
@@ -23,6 +34,12 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
     if operation in ("channel_dropout", "sample_dropout"):
         return [given_masks.mask_planes, given_masks.mask_elements]
     orders: list[Any] = [planes, rows]
+    if operation == "masked_batch_norm":
+        orders = [masked_planes, masked_rows]
+        names = "gradients", "input_gradient", "moments", "normalize"
+        kernels = [getattr(order, name) for order in orders for name in names]
+        others = [getattr(order, name) for order in (planes, rows) for name in ("gradients", "normalize")]
+        return [masked_planes.batch_norm, masked_planes.backward, *kernels, *others]
     if operation == "act_dropout":
         return []
     if operation == "batch_norm_act":  # what runs beside the fused kernels
@@ -58,7 +75,7 @@ def compilations(
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "sample_dropout":
             wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
-        if operation in ("batch_norm", "batch_norm_act"):
+        if operation in ("batch_norm", "batch_norm_act", "masked_batch_norm"):
             wanted[per_channel.update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
                 wanted[per_channel.inference_vectors, _FLOAT64, parameters, False] = None

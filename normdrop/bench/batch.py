@@ -46,6 +46,16 @@ class Batch:
         """Gradient with respect to the output."""
         return self._laid_out(np.random.default_rng(1).standard_normal(self.shape, np.float32))
 
+    @cached_property
+    def mask(self) -> Array:
+        """Which positions count, in the shape of `x` without channels: each sample's up to a length drawn at random."""
+        places = self.shape[:1] + self.shape[2:]
+        n = int(np.prod(places[1:]))
+        if n == 1:  # rows, of which three in four count
+            return np.random.default_rng(2).random(places) < 0.75
+        lengths = np.random.default_rng(2).integers(n // 2, n + 1, places[0])
+        return (np.arange(n) < lengths[:, None]).reshape(places)
+
     def _laid_out(self, values: Array) -> Array:
         values = values.astype(self.dtype, copy=False)
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1) if self.channels_last else values

@@ -100,6 +100,9 @@ NORM = Pass("batch norm forward", "batch_norm")
 NORM_BACK = Pass("batch norm backward", "batch_norm_backward")
 INFERENCE = Pass("batch norm inference", "batch_norm_inference")
 
+MASKED = Pass("masked batch norm forward", "masked")
+MASKED_BACK = Pass("masked batch norm backward", "masked_backward")
+
 FUSED = Pass("fused norm, ReLU, dropout forward", "fused", (0.5,))
 APART = Pass("the same, one after another", "apart", (0.5,))
 RESIDUAL = Pass("fused norm, residual, ReLU, dropout forward", "fused_residual", (0.5,))
@@ -110,7 +113,8 @@ BLOCK = Pass("fused ReLU, dropout, residual forward", "block", (0.1,))
 DROPOUT = (LOW, HALF, BACK)
 FUSED_PASSES = (FUSED, APART, RESIDUAL, FUSED_BACK, FUSED_INFERENCE, BLOCK)
 BATCH_NORM = (NORM, NORM_BACK, INFERENCE)
-PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM, *FUSED_PASSES)
+MASKED_PASSES = (NORM, MASKED, NORM_BACK, MASKED_BACK)
+PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM, MASKED, MASKED_BACK, *FUSED_PASSES)
 
 # The families that differ in nothing but size, for the plot.
 IN_CACHE, IN_MEMORY, GROWING = "dropout, in cache", "dropout, in memory", "batch norm, growing images"

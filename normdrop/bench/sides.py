@@ -92,6 +92,17 @@ class Normdrop:
         context = functional.batch_norm(batch.x, layer.gamma, layer.beta, out=out)[1]
         return lambda: functional.batch_norm_backward(dy, context, out=out)
 
+    def masked(self, batch: Batch) -> Call:
+        """Prepare batch normalization of the positions that count; parameter and result as for `batch_norm`."""
+        x, out, mask, affine = batch.x, self._out(batch), batch.mask, (batch.gamma, batch.beta)
+        return lambda: functional.batch_norm(x, *affine, mask=mask, out=out)
+
+    def masked_backward(self, batch: Batch) -> Call:
+        """Prepare the backward pass of `masked`; parameter and result as for `batch_norm`."""
+        dy, out = batch.dy, self._out(batch)
+        context = functional.batch_norm(batch.x, batch.gamma, batch.beta, mask=batch.mask)[1]
+        return lambda: functional.batch_norm_backward(dy, context, out=out)
+
     def fused(self, batch: Batch, p: float) -> Call:
         """Prepare batch normalization, ReLU and dropout in one pass; parameters and result as for `dropout`."""
         return self._fused(batch, p=p)

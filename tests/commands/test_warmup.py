@@ -27,6 +27,15 @@ class OfSamples(normdrop.Dropout):
     def __call__(self, x):
         return self.forward(x, sample_ids=np.arange(len(x)))
 
+class OfPositions(normdrop.BatchNorm):
+    def __call__(self, x):
+        mask = np.ones(x.shape[:1] + x.shape[2:], np.bool_)
+        mask[0] = False
+        for masked in ("zero", "normalize"):
+            y = self.forward(x, mask=mask, masked=masked)
+            self.backward(x)
+        return self.forward(x, mask=mask)
+
 for n in {sizes}:
     for shape in {shapes}:
         x = np.ones(shape, np.float32)
@@ -46,6 +55,10 @@ CASES = {
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
         "[normdrop.BatchNorm(x.shape[1])]",
+    ),
+    "masked_batch_norm": (
+        "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 8, 64, 8, 8)]",
+        "[OfPositions(x.shape[1])]",
     ),
 }
 
