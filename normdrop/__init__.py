@@ -4,6 +4,7 @@ from normdrop import functional
 from normdrop._pool import pool_info, set_pool_limit
 from normdrop._warmup import warmup
 from normdrop.ensembles import exact_ensemble
+from normdrop.folding import fold
 from normdrop.layers import (
     BatchNorm,
     BatchNorm1d,
@@ -41,6 +42,7 @@ __all__ = [
     "Layer",
     "MaskStream",
     "exact_ensemble",
+    "fold",
     "functional",
     "pool_info",
     "seed",
