@@ -202,7 +202,7 @@ def test_every_case_can_be_prepared_and_plotted(chosen):
 @pytest.mark.parametrize(
     ("only", "names"),
     [
-        ("batch_norm", {"batch norm forward", "batch norm backward", "batch norm inference"}),
+        ("masked_batch_norm", {"masked batch norm forward", "masked batch norm backward"}),
         ("Channel", {"channel dropout forward"}),
         ("p=0.1", {"dropout forward, p=0.1"}),
         ("polka", set()),
