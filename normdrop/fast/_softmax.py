@@ -199,7 +199,7 @@ def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Moments]:
         values, rows, scale = tilted(logits.mean, logits.var, 2), logits.rows, logits.scale
         first = values.power(1)
         total = first.sum(axis=1, keepdims=True)
-        d_input[rows] = first / total
+        d_input[rows] = first / total + scale * 0.0
         d_input_var[rows] = 0.5 * (d_input[rows] - values.power(2)) / scale
         # log S is less than the -log t of P(T > t) = E exp(-t S) by Euler's constant, in the mean.
         density = values.product * values.ratios[0].sum(axis=1)
