@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from normdrop.demo.agreement import compare, judge_time, plot_agreement, print_agreement
 from normdrop.demo.experiments import Study
 from normdrop.demo.networks import use_gpu
 from normdrop.demo.plot import plot
@@ -25,7 +26,7 @@ def run(settings: Settings, seed: int, output: Path, *, gpu: bool = False) -> No
     seed : int
         Where all randomness comes from.
     output : Path
-        An existing folder for ``results.json`` and ``plot.png``.
+        An existing folder for ``results.json``, ``plot.png`` and ``fast-dropout.png``.
     gpu : bool, default False
         Whether normdrop's layers run on a GPU; everything then runs in this process.
     """
@@ -37,12 +38,16 @@ def run(settings: Settings, seed: int, output: Path, *, gpu: bool = False) -> No
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=len(study.runs()))
         study.carry_out(1 if gpu else _count_cores(), done=lambda: progress.advance(task))
+    found, faster = compare(study), judge_time(study)
     verdicts = judge_all(study)
     print_tables(study, verdicts, console)
-    write_results(study, verdicts, output / "results.json")
+    print_agreement(found, faster, console)
+    write_results(study, [*verdicts, faster], output / "results.json")
     plot(study, output / "plot.png")
+    plot_agreement(found, output / "fast-dropout.png")
     console.print()
-    console.print(f"Plot: {output / 'plot.png'}, all numbers: {output / 'results.json'}", soft_wrap=True, markup=False)
+    plots = f"{output / 'plot.png'} and {output / 'fast-dropout.png'}"
+    console.print(f"Plots: {plots}, all numbers: {output / 'results.json'}", soft_wrap=True, markup=False)
     console.print(f"Elapsed: {time.perf_counter() - start:.1f} s", highlight=False)
 
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -95,6 +96,16 @@ class Study:
             network, variant, n_train=n_train, rate=0.05, evaluations=evaluations, n_passes=n_passes
         )
 
+    def by_fast_dropout(self) -> list[Run]:
+        """List the runs of the fully connected network that is trained by fast dropout, on few digits.
+
+        Returns
+        -------
+        list of Run
+            One for each split; otherwise those of the network that is trained by masks.
+        """
+        return [replace(run, network="fast dropout", n_passes=0) for run in self.on_few_digits(NETWORKS[0], "dropout")]
+
     def on_more_digits(self, variant: str) -> list[Run]:
         """List the runs of the fully connected network on more digits.
 
@@ -163,6 +174,7 @@ class Study:
         """
         two = ("plain", "batch norm")
         groups = [self.on_few_digits(network, variant) for network in NETWORKS[::-1] for variant in VARIANTS[::-1]]
+        groups.append(self.by_fast_dropout())
         groups += [self.on_more_digits(variant) for variant in ("plain", "dropout")]
         groups += [self.of_sigmoids(variant) for variant in two]
         for network in NETWORKS[::-1]:

@@ -171,6 +171,25 @@ class Network:
         for layer in reversed(self.layers):
             dy = layer.backward(dy)
 
+    def learn(self, x: Array, labels: Array) -> float:
+        """Compute the loss of a batch, and store its gradient in the layers.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, 1, 8, 8)
+            Images.
+        labels : ndarray of int, shape (N,)
+            The right class of each.
+
+        Returns
+        -------
+        float
+            The loss.
+        """
+        loss, dlogits = cross_entropy(self.forward(x), labels)
+        self.backward(dlogits)
+        return loss
+
     def parameters(self) -> Iterable[Parameter]:
         """Yield the parameters of all layers.
 

@@ -1,16 +1,23 @@
 """The data and the training loop."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from normdrop.demo.fast_dropout import fast_dropout
 from normdrop.demo.layers import Array
-from normdrop.demo.networks import SGD, Network, convolutional, cross_entropy, fully_connected, sigmoid
+from normdrop.demo.networks import SGD, Network, convolutional, fully_connected, sigmoid
 
 BATCH = 32
-BUILDERS = {"fully connected": fully_connected, "convolutional": convolutional, "sigmoid": sigmoid}
+BUILDERS = {
+    "fully connected": fully_connected,
+    "convolutional": convolutional,
+    "sigmoid": sigmoid,
+    "fast dropout": fast_dropout,
+}
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,13 @@ class Outcome(NamedTuple):
         Test error in percent at each of the run's evaluations.
     thinned : tuple of float
         Test error in percent of the average of 1, 2, ..., n_passes thinned networks, after training.
+    seconds : float
+        Time of the training steps.
     """
 
     errors: tuple[float, ...]
     thinned: tuple[float, ...]
+    seconds: float
 
 
 class Digits(NamedTuple):
@@ -147,7 +157,27 @@ def train(run: Run, digits: Digits) -> Outcome:
     Returns
     -------
     Outcome
-        What was measured; the same for the same run and digits.
+        What was measured; the same for the same run and digits, but for the time.
+    """
+    return trained(run, digits)[1]
+
+
+def trained(run: Run, digits: Digits) -> tuple[Network, Outcome]:
+    """Do the same as `train`, and return the network, too.
+
+    Parameters
+    ----------
+    run : Run
+        What to train and how.
+    digits : Digits
+        What to train and test on.
+
+    Returns
+    -------
+    network : Network
+        After training.
+    outcome : Outcome
+        What was measured.
     """
     order = run.rng("split").permutation(len(digits.labels))
     images, labels = (array[order[: run.n_train]] for array in digits)
@@ -157,25 +187,28 @@ def train(run: Run, digits: Digits) -> Outcome:
     order_rng = run.rng("order")
     n_batches = run.n_train // BATCH  # the digits left over wait for the next epoch's order
     n_steps = run.evaluations[-1]
-    errors = []
+    errors: list[float] = []
+    seconds = 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # some learning rates are meant to be too large
         for step in range(n_steps):
             if step % n_batches == 0:
                 batches = order_rng.permutation(run.n_train)[: n_batches * BATCH].reshape(n_batches, BATCH)
             batch = batches[step % n_batches]
             network.train()
-            loss, dlogits = cross_entropy(network.forward(images[batch]), labels[batch])
+            start = time.perf_counter()
+            loss = network.learn(images[batch], labels[batch])
             if not np.isfinite(loss):  # the learning rate is too large, and there is no way back
                 break
-            network.backward(dlogits)
             optimizer.step(run.rate * (1 - step / n_steps) if run.falling else run.rate)
+            seconds += time.perf_counter() - start
             if step + 1 in run.evaluations:
                 network.eval()
                 errors.append(error(network.probabilities(test.images), test.labels))
         network.eval()
         while len(errors) < len(run.evaluations):
             errors.append(error(network.probabilities(test.images), test.labels))
-        return Outcome(tuple(errors), tuple(_thinned_errors(network, test, run.n_passes)))
+        thinned = tuple(_thinned_errors(network, test, run.n_passes))
+        return network, Outcome(tuple(errors), thinned, seconds)
 
 
 def _thinned_errors(network: Network, test: Digits, n_passes: int) -> Iterator[float]:

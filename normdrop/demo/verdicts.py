@@ -122,7 +122,12 @@ def judge_all(study: Study) -> list[Verdict]:
     list of Verdict
         One for each claim and network.
     """
-    return [*_dropout_verdicts(study), *_batch_norm_verdicts(study), *_averaging_verdicts(study)]
+    return [
+        *_dropout_verdicts(study),
+        *_fast_dropout_verdicts(study),
+        *_batch_norm_verdicts(study),
+        *_averaging_verdicts(study),
+    ]
 
 
 def _dropout_verdicts(study: Study) -> Iterator[Verdict]:
@@ -138,6 +143,13 @@ def _dropout_verdicts(study: Study) -> Iterator[Verdict]:
             case,
             *(study.errors(each)[:, -1] for each in runs),
         )
+
+
+def _fast_dropout_verdicts(study: Study) -> Iterator[Verdict]:
+    errors = [study.errors(study.on_few_digits(NETWORKS[0], variant))[:, -1] for variant in ("plain", "dropout")]
+    fast = study.errors(study.by_fast_dropout())[:, -1]
+    for case, others in zip(("plain network", "trained by masks"), errors, strict=True):
+        yield judge("training by fast dropout lowers the test error", case, others, fast)
 
 
 def _batch_norm_verdicts(study: Study) -> Iterator[Verdict]:

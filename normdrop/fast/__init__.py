@@ -13,13 +13,14 @@ from normdrop.fast._batch_norm import (
     batch_norm_inference_backward,
 )
 from normdrop.fast._linear import LinearContext, LinearGradients, linear, linear_backward
-from normdrop.fast._moments import Moments
+from normdrop.fast._moments import Gradients, Moments
 from normdrop.fast._softmax import SoftmaxContext, cross_entropy, softmax, softmax_backward
 
 __all__ = [
     "ActivationContext",
     "BatchNormGradients",
     "BatchNormInferenceContext",
+    "Gradients",
     "LinearContext",
     "LinearGradients",
     "Moments",
@@ -40,6 +41,7 @@ for _tuple in (
     ActivationContext,
     BatchNormGradients,
     BatchNormInferenceContext,
+    Gradients,
     LinearContext,
     LinearGradients,
     Moments,

@@ -8,7 +8,7 @@ import numpy as np
 
 from normdrop import _checks
 from normdrop.fast import _rectifiers, _sigmoids
-from normdrop.fast._moments import Array, Moments, Vector, context_of, gradients, rounded, widened
+from normdrop.fast._moments import Array, Gradients, Moments, Vector, context_of, gradients, rounded, widened
 
 ACTIVATIONS = ("relu", "leaky_relu", "step", "sigmoid", "tanh")
 
@@ -92,7 +92,7 @@ def activation(
     return rounded(curve.mean, curve.var, x.dtype), ActivationContext(*curve[2:], x.dtype)
 
 
-def activation_backward(d_mean: Array | None, d_var: Array | None, context: ActivationContext) -> Moments:
+def activation_backward(d_mean: Array | None, d_var: Array | None, context: ActivationContext) -> Gradients:
     r"""Find the gradients of `activation`.
 
     .. math:: dm = d_E \frac{\partial E}{\partial m} + d_{Var} \frac{\partial \mathrm{Var}}{\partial m}, \qquad
@@ -107,8 +107,8 @@ def activation_backward(d_mean: Array | None, d_var: Array | None, context: Acti
 
     Returns
     -------
-    Moments
-        Gradients with respect to the means and the variances of the input, in its dtype. At a variance of 0 they are
+    Gradients
+        With respect to the means and the variances of the input, in its dtype. At a variance of 0 they are
         the limits, except at a kink or step: there derivatives by the mean are those of f at its left, and the infinite
         ones by the variance are 0.
 
@@ -136,4 +136,4 @@ def activation_backward(d_mean: Array | None, d_var: Array | None, context: Acti
     dm, dv = gradients(d_mean, d_var, mean_by_mean.shape)
     d_input = dm * mean_by_mean + dv * var_by_mean
     d_input_var = dm * mean_by_var + dv * var_by_var
-    return Moments(d_input.astype(dtype, copy=False), d_input_var.astype(dtype, copy=False))
+    return Gradients(d_input.astype(dtype, copy=False), d_input_var.astype(dtype, copy=False))

@@ -24,6 +24,15 @@ class Moments(NamedTuple):
     """Variances, shape and dtype of the means; None where the values are known, that is 0."""
 
 
+class Gradients(NamedTuple):
+    """Gradients of a loss with respect to means and variances."""
+
+    mean: Array
+    """With respect to the means."""
+    var: Array
+    """With respect to the variances."""
+
+
 class Wide(NamedTuple):
     """Moments in float64, after checks."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from normdrop import _advice
 from normdrop.fast._logits import Tilted, pieces, tilted
-from normdrop.fast._moments import Array, Moments, Vector, Wide, context_of, gradients, rounded, widened
+from normdrop.fast._moments import Array, Gradients, Moments, Vector, Wide, context_of, gradients, rounded, widened
 
 
 class SoftmaxContext(NamedTuple):
@@ -74,7 +74,7 @@ def softmax(moments: Moments) -> tuple[Moments, SoftmaxContext]:
     x = _logits(moments)
     expected, second = np.empty_like(x.mean), np.empty_like(x.mean)
     for logits in pieces(x.mean, x.spread):
-        values = tilted(logits.mean, logits.var, 2)
+        values = tilted(logits.mean, logits.var, 2, x.dtype)
         first, known = values.power(1), logits.scale * 0.0
         expected[logits.rows] = first / first.sum(axis=1, keepdims=True) + known
         second[logits.rows] = values.power(2) + known
@@ -84,7 +84,7 @@ def softmax(moments: Moments) -> tuple[Moments, SoftmaxContext]:
     return rounded(expected.copy(), second - expected * expected, x.dtype), context
 
 
-def softmax_backward(d_mean: Array | None, d_var: Array | None, context: SoftmaxContext) -> Moments:
+def softmax_backward(d_mean: Array | None, d_var: Array | None, context: SoftmaxContext) -> Gradients:
     r"""Find the gradients of `softmax`.
 
     With :math:`p_k` the probabilities for given logits, for example
@@ -101,8 +101,8 @@ def softmax_backward(d_mean: Array | None, d_var: Array | None, context: Softmax
 
     Returns
     -------
-    Moments
-        Gradients with respect to the means and the variances of the logits, in their dtype.
+    Gradients
+        With respect to the means and the variances of the logits, in their dtype.
 
     Raises
     ------
@@ -127,9 +127,11 @@ def softmax_backward(d_mean: Array | None, d_var: Array | None, context: Softmax
     d_input, d_input_var = np.empty_like(context.mean), np.empty_like(context.mean)
     for logits in pieces(context.mean, context.var):
         rows = logits.rows
-        by_mean, by_var = _gradients_of(tilted(logits.mean, logits.var, 4), context.expected[rows], dm[rows], dv[rows])
+        by_mean, by_var = _gradients_of(
+            tilted(logits.mean, logits.var, 4, context.dtype), context.expected[rows], dm[rows], dv[rows]
+        )
         d_input[rows], d_input_var[rows] = by_mean / logits.scale, by_var / logits.scale**2
-    return Moments(d_input.astype(context.dtype, copy=False), d_input_var.astype(context.dtype, copy=False))
+    return Gradients(d_input.astype(context.dtype, copy=False), d_input_var.astype(context.dtype, copy=False))
 
 
 def _gradients_of(values: Tilted, expected: Vector, dm: Vector, dv: Vector) -> tuple[Vector, Vector]:
@@ -147,7 +149,7 @@ def _gradients_of(values: Tilted, expected: Vector, dm: Vector, dv: Vector) -> t
     return by_mean, by_var
 
 
-def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Moments]:
+def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Gradients]:
     r"""Find the expected cross-entropy of independent normal logits z, and its gradients.
 
     .. math:: L = \frac1N \sum_n \mathbb{E} \log \sum_k e^{z_{nk}} - m_{n y_n}, \qquad
@@ -167,8 +169,8 @@ def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Moments]:
     -------
     loss : float
         The mean over the rows.
-    gradients : Moments
-        Gradients of the loss with respect to the means and the variances of the logits, in their dtype.
+    gradients : Gradients
+        Of the loss with respect to the means and the variances of the logits, in their dtype.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Moments]:
     _check_labels(labels, x.mean.shape)
     d_input, d_input_var, losses = np.empty_like(x.mean), np.empty_like(x.mean), np.empty(len(x.mean))
     for logits in pieces(x.mean, x.spread):
-        values, rows, scale = tilted(logits.mean, logits.var, 2), logits.rows, logits.scale
+        values, rows, scale = tilted(logits.mean, logits.var, 2, x.dtype), logits.rows, logits.scale
         first = values.power(1)
         total = first.sum(axis=1, keepdims=True)
         d_input[rows] = first / total + scale * 0.0
@@ -208,7 +210,7 @@ def cross_entropy(moments: Moments, labels: Array) -> tuple[float, Moments]:
     losses -= x.mean[each, labels]
     d_input[each, labels] -= 1.0
     n = max(1, len(labels))
-    gradient = Moments((d_input / n).astype(x.dtype), (d_input_var / n).astype(x.dtype))
+    gradient = Gradients((d_input / n).astype(x.dtype), (d_input_var / n).astype(x.dtype))
     return float(losses.sum()) / n, gradient
 
 
