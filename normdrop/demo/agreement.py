@@ -17,7 +17,7 @@ from normdrop.demo.train import load, trained
 from normdrop.demo.verdicts import Verdict, judge
 
 N_DIGITS = 100
-N_MASKS = 1000
+MASKS_PER_PASS = 20  # that the study averages
 CASES = {"dropout": "dropout", "both": "dropout and batch norm"}
 
 
@@ -28,7 +28,7 @@ class Agreement(NamedTuple):
     ----------
     mean, std : ndarray, shape (N_DIGITS, 10)
         Of the logits, by one pass of fast dropout.
-    logits : ndarray, shape (N_MASKS, N_DIGITS, 10)
+    logits : ndarray, shape (n_masks, N_DIGITS, 10)
         Of thinned networks.
     seconds : tuple of float
         Of one pass of fast dropout, and of all thinned networks.
@@ -74,19 +74,20 @@ def _compare(study: Study, variant: str, digits: Any) -> Agreement:
     run = study.on_few_digits(NETWORKS[0], variant)[0]
     network, _ = trained(run, digits)
     images = digits.images[run.rng("split").permutation(len(digits.labels))[run.n_train :][:N_DIGITS]]
+    n_masks = MASKS_PER_PASS * study.settings.n_passes
     network.thin()
     propagate(network.layers, images)  # the first time, functions are imported
-    start = time.perf_counter()
+    start = time.process_time()
     moments, _ = propagate(network.layers, images)
-    middle = time.perf_counter()
-    logits = np.stack([network.forward(images) for _ in range(N_MASKS)])
-    seconds = middle - start, time.perf_counter() - middle
+    middle = time.process_time()
+    logits = np.stack([network.forward(images) for _ in range(n_masks)])
+    seconds = middle - start, time.process_time() - middle
     assert moments.var is not None
     return Agreement(moments.mean, np.sqrt(moments.var), logits, seconds)
 
 
 def judge_time(study: Study) -> Verdict:
-    """Judge whether training by fast dropout took less time than by masks.
+    """Judge whether training by fast dropout took less processor time than by masks.
 
     Parameters
     ----------
@@ -96,11 +97,11 @@ def judge_time(study: Study) -> Verdict:
     Returns
     -------
     Verdict
-        By the time of the same number of steps on each split; it differs from run to run.
+        By the processor time of the same number of steps on each split, which differs from run to run.
     """
     runs = study.on_few_digits(NETWORKS[0], "dropout"), study.by_fast_dropout()
     seconds = (np.array([study.outcome(run).seconds for run in group]) for group in runs)
-    return judge("training by fast dropout takes less time", "fully connected", *seconds, unit="s")
+    return judge("training by fast dropout takes less processor time", "fully connected", *seconds, unit="s")
 
 
 def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Console) -> None:
@@ -115,9 +116,10 @@ def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Cons
     console : rich.console.Console
         Where to print.
     """
+    n_masks = len(next(iter(found.values())).logits)
     table = Table(
-        title=f"Fast dropout beside {N_MASKS} masks: logits of {N_DIGITS} test digits, fully connected network",
-        caption="median, and 5 % and 95 % quantiles; times differ from run to run",
+        title=f"Fast dropout beside {n_masks} masks: logits of {N_DIGITS} test digits, fully connected network",
+        caption="median, and 5 % and 95 % quantiles; times are processor time, and differ from run to run",
     )
     table.add_column("")
     for name in CASES.values():
@@ -125,7 +127,7 @@ def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Cons
     table.add_row("mean, off by standard deviations", *(_quantiles(one.shift) for one in found.values()))
     table.add_row("standard deviation, ratio", *(_quantiles(one.ratio) for one in found.values()))
     times = (f"{1e3 * one.seconds[0]:.1f} and {1e3 * one.seconds[1]:.0f} ms" for one in found.values())
-    table.add_row("time of one pass, and of all masks", *times)
+    table.add_row("one pass, and all masks", *times)
     console.print()
     console.print(table)
     finding = f"[{COLORS[verdict.finding]}]{verdict.finding}[/]"
@@ -154,6 +156,7 @@ def plot_agreement(found: dict[str, Agreement], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     chances = np.array([1e-4, *np.linspace(0.001, 0.999, 199), 1 - 1e-4])
+    masks = f"over {len(next(iter(found.values())).logits)} masks"
     normal = stats.norm.ppf(chances)
     for (variant, one), color, marker in zip(found.items(), ("#E69F00", "#009E73"), "o^", strict=True):
         options = {"color": color, "marker": marker, "markersize": 3, "linestyle": "", "label": CASES[variant]}
@@ -161,8 +164,8 @@ def plot_agreement(found: dict[str, Agreement], path: Path) -> None:
         middle.plot(one.logits.std(axis=0).ravel(), one.std.ravel(), alpha=0.5, **options)
         right.plot(normal, np.quantile((one.logits - one.mean) / one.std, chances), **options)
     for axes, title, x, y in (
-        (left, "mean of each logit", f"over {N_MASKS} masks", "fast dropout, one pass"),
-        (middle, "standard deviation of each logit", f"over {N_MASKS} masks", "fast dropout, one pass"),
+        (left, "mean of each logit", masks, "fast dropout, one pass"),
+        (middle, "standard deviation of each logit", masks, "fast dropout, one pass"),
         (
             right,
             "quantiles of all logits over masks",

@@ -39,7 +39,7 @@ def propagate(layers: Iterable[Layer], x: Array) -> tuple[fast.Moments, list[Bac
             moments = fast.Moments(layer.forward(x))
         elif isinstance(layer, normdrop.Dropout):
             p = layer.p  # belongs to the dense layer that comes next
-        elif isinstance(layer, Dense):
+        elif type(layer) is Dense:  # no convolution
             moments, context = fast.linear(moments, layer.weight, layer.bias, p=p)
             backward.append(partial(_through_dense, layer, context))
             p = 0.0

@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
     thinned : tuple of float
         Test error in percent of the average of 1, 2, ..., n_passes thinned networks, after training.
     seconds : float
-        Time of the training steps.
+        Processor time of the training steps.
     """
 
     errors: tuple[float, ...]
@@ -195,12 +195,12 @@ def trained(run: Run, digits: Digits) -> tuple[Network, Outcome]:
                 batches = order_rng.permutation(run.n_train)[: n_batches * BATCH].reshape(n_batches, BATCH)
             batch = batches[step % n_batches]
             network.train()
-            start = time.perf_counter()
+            start = time.process_time()
             loss = network.learn(images[batch], labels[batch])
             if not np.isfinite(loss):  # the learning rate is too large, and there is no way back
                 break
             optimizer.step(run.rate * (1 - step / n_steps) if run.falling else run.rate)
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
             if step + 1 in run.evaluations:
                 network.eval()
                 errors.append(error(network.probabilities(test.images), test.labels))

@@ -62,7 +62,7 @@ def tilted(mean: Vector, var: Vector, order: int, dtype: np.dtype[Any]) -> Tilte
     The inner integrals, where the time goes, are in the dtype of the logits.
     """
     # Higher powers are less smooth, and float32 has fewer digits to keep.
-    outer, inner = (0.5, 0.4) if order <= 2 and dtype == np.float32 else (0.4, 0.35)
+    outer, inner = (0.5, 0.4) if order <= 2 and dtype == np.float32 else (0.35, 0.35)
     s = np.sqrt(var)
     u, steps = _grid(mean, s, outer)
     h = inner / np.maximum(s, inner)  # step of a standard normal variable, 1 at most
