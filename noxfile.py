@@ -13,7 +13,7 @@ TESTS = ".[demo,test,peers]"
 # Left out where only kernels matter: the commands, and tests that set up processes of their own.
 KERNELS = ["tests/laws", "tests/functional", "tests/layers", "tests/cpu", "tests/cuda"]
 FAST = "not slow and not cold and not ptx"
-PLAIN_PYTHON = [*KERNELS, "-m", f"{FAST} and not once and not jit"]
+PLAIN_PYTHON = [*KERNELS, "tests/fast", "-m", f"{FAST} and not once and not jit"]
 COMPILED = [*KERNELS, "-m", f"{FAST} and not once", "-k", "not reference"]
 GENERATORS = ["tests/", "-m", f"kinds and {FAST}"]
 # The oldest packages that pyproject.toml allows and PyPI has for one Python.

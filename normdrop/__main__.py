@@ -52,7 +52,8 @@ def _add_demo(commands: Any) -> None:
         "demo",
         help="train small networks on real data, with and without the layers",
         description="Train a fully connected and a convolutional network on scikit-learn's handwritten digits:\n"
-        "plain, with dropout, with batch norm and with both, each on several random splits.\n"
+        "plain, with dropout, with batch norm and with both, each on several random splits; and by\n"
+        "fast dropout, beside many masks.\n"
         "Print the test errors, and which claims of the literature they bear out; write a plot\n"
         "and all numbers. Nothing is downloaded.",
         epilog="examples:\n"
@@ -67,14 +68,14 @@ def _add_demo(commands: Any) -> None:
         type=_seed,
         default=0,
         metavar="N",
-        help="whole number that fixes all randomness: same seed, same table (default: 0)",
+        help="whole number that fixes all randomness: same seed, same tables but for times (default: 0)",
     )
     demo.add_argument(
         "--output",
         type=Path,
         default=Path("normdrop-demo"),
         metavar="DIR",
-        help="folder for plot.png and results.json, made if it is not there (default: normdrop-demo)",
+        help="folder for plots and results.json, made if it is not there (default: normdrop-demo)",
     )
     _add_device(demo, "run normdrop's layers on a GPU, and copy what they take and give; slower, with the same masks")
     demo.set_defaults(command=_demo)

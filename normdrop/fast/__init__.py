@@ -2,7 +2,8 @@
 
 Every function takes `Moments`, a mean and a variance, and returns those of its result and a context; its backward
 function takes the gradients with respect to both and the context. Values are taken for independent and normally
-distributed. Arithmetic is float64, and results are rounded once, to the dtype of the input.
+distributed. Arithmetic is float64, and results are rounded once, to the dtype of the input; only the integrals behind
+softmax are in that dtype.
 """
 
 from normdrop.fast._activation import ActivationContext, activation, activation_backward
