@@ -57,8 +57,8 @@ def _add_demo(commands: Any) -> None:
         "Print the test errors, and which claims of the literature they bear out; write a plot\n"
         "and all numbers. Nothing is downloaded.",
         epilog="examples:\n"
-        "  python -m normdrop demo                      less than 3 minutes on two cores\n"
-        "  python -m normdrop demo --quick --seed 7     less than 20 seconds, other random numbers\n"
+        "  python -m normdrop demo                      about 3 minutes on two cores\n"
+        "  python -m normdrop demo --quick --seed 7     about 20 seconds, other random numbers\n"
         "The first run takes longer, because the kernels are compiled then.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -173,7 +173,10 @@ def linear_backward(d_mean: Array | None, d_var: Array | None, context: LinearCo
     noise = _noise(mean, var, keep_prob)
     dnoise = dv @ (wide * wide).T
     dx = dm @ wide.T + dnoise * mean * (2.0 * (1.0 - keep_prob) / keep_prob)
-    dweight = mean.T @ dm + 2.0 * wide * (noise.T @ dv)
+    dweight = noise.T @ dv
+    dweight *= wide
+    dweight *= 2.0
+    dweight += mean.T @ dm
     second = mean * mean if var is None else mean * mean + var
     dp = float(np.vdot(dnoise, second)) / keep_prob**2
     dx_var = None if var is None else (dnoise / keep_prob).astype(dtype, copy=False)

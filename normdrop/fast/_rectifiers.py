@@ -64,7 +64,7 @@ def leaky_relu(mean: Vector, var: Vector, slope: float) -> Curve:
     above, below = np.where(positive, 1.0 - outside, outside), np.where(positive, outside, 1.0 - outside)
     ramp = np.maximum(mean, 0.0) + s * first
     # For a positive mean, of what ReLU cuts off: Var(X + Y) with Y = (-X)⁺.
-    spread = np.where(positive, 1.0 - second - first * first - 2.0 * distance * first, second - first * first)
+    spread = np.where(positive, 1.0 - second - 2.0 * distance * first, second) - first * first
     # E[(X / s)⁺] times density or P(X < 0), where all but the end of it vanishes.
     ramp_ratio = np.where(positive, distance, 0.0) + first
     a, b = slope, 1.0 - slope

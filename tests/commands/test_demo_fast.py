@@ -100,6 +100,7 @@ def test_times_and_errors_are_judged_in_pairs():
     time = agreement.judge_time(study)
     assert (time.before, time.after, time.unit) == (1.05, 3.05, "s")
     assert time.finding == "opposite seen"
-    plain, masks = verdicts._fast_dropout_verdicts(study)
+    plain, masks, steps = verdicts._fast_dropout_verdicts(study)
     assert plain.finding == "not seen"
     assert masks.difference == pytest.approx(1.0)
+    assert (steps.before, steps.after, steps.unit) == (48, 48, "steps")
