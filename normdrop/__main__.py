@@ -52,8 +52,7 @@ def _add_demo(commands: Any) -> None:
         "demo",
         help="train small networks on real data, with and without the layers",
         description="Train a fully connected and a convolutional network on scikit-learn's handwritten digits:\n"
-        "plain, with dropout, with batch norm and with both, each on several random splits; and by\n"
-        "fast dropout, beside many masks.\n"
+        "plain, with dropout, with batch norm, with both, and by fast dropout, on several random splits.\n"
         "Print the test errors, and which claims of the literature they bear out; write a plot\n"
         "and all numbers. Nothing is downloaded.",
         epilog="examples:\n"

@@ -94,7 +94,7 @@ class Outcome(NamedTuple):
 
     errors: tuple[float, ...]
     thinned: tuple[float, ...]
-    seconds: float
+    seconds: float = 0.0
 
 
 class Digits(NamedTuple):
