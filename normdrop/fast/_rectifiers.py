@@ -93,5 +93,6 @@ def _standardized(mean: Vector, s: Vector) -> tuple[Vector, Vector]:
     """Mean over standard deviation, infinite where that is 0, and its inverse, there 0."""
     known = s == 0
     inverse = np.divide(1.0, s, out=np.zeros_like(s), where=~known)
-    r = np.where(known, np.where(mean > 0, np.inf, -np.inf), mean * inverse)
+    with np.errstate(over="ignore"):  # infinite is far enough
+        r = np.where(known, np.where(mean > 0, np.inf, -np.inf), mean * inverse)
     return np.where(np.isnan(mean), mean, r), inverse

@@ -185,6 +185,13 @@ def test_results_and_gradients_go_to_those_limits_and_are_finite_on_the_way(name
             np.testing.assert_allclose(got.var, expected.var, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "step"])
+def test_ratios_beyond_float64_are_taken_for_infinite(name):
+    result, by = moments_of(name, [-1e200, 1e200], [1e-300, 1e-300])
+    np.testing.assert_allclose(result.mean, FUNCTIONS[name](np.array([-1e200, 1e200])))
+    assert np.isfinite(np.ravel([*result, *by[0], *by[1]])).all()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_at_the_kink_everything_is_finite_with_and_without_variance(name):
     for var in (0.0, 1e-30, 1e-12):
