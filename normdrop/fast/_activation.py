@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from normdrop import _checks
 from normdrop.fast import _rectifiers, _sigmoids
-from normdrop.fast._moments import Array, Gradients, Moments, Vector, context_of, gradients, rounded, widened
+from normdrop.fast._moments import Array, Gradients, Moments, Vector, Wide, context_of, gradients, rounded, widened
 
+_PIECE = 2048  # values at once, so that what is computed on the way stays in a cache
 ACTIVATIONS = ("relu", "leaky_relu", "step", "sigmoid", "tanh")
 
 
@@ -85,11 +88,19 @@ def activation(
         slope = _checks.real(negative_slope, "negative_slope", "from 0 to 1") if name == "leaky_relu" else 0.0
         if not 0.0 <= slope <= 1.0:
             raise ValueError(f"negative_slope must be from 0 to 1; got {negative_slope!r}")
-        curve = _rectifiers.leaky_relu(x.mean, x.spread, slope)
+        curve = _by_pieces(partial(_rectifiers.leaky_relu, slope=slope), x)
     else:
-        function = {"step": _rectifiers.step, "sigmoid": _sigmoids.sigmoid, "tanh": _sigmoids.tanh}[name]
-        curve = function(x.mean, x.spread)
+        curve = _by_pieces({"step": _rectifiers.step, "sigmoid": _sigmoids.sigmoid, "tanh": _sigmoids.tanh}[name], x)
     return rounded(curve.mean, curve.var, x.dtype), ActivationContext(*curve[2:], x.dtype)
+
+
+def _by_pieces(function: Callable[[Vector, Vector], _rectifiers.Curve], x: Wide) -> _rectifiers.Curve:
+    mean, var = x.mean.ravel(), x.spread.ravel()
+    rows: Vector = np.empty((6, mean.size))
+    for start in range(0, mean.size, _PIECE):
+        piece = np.s_[start : start + _PIECE]
+        rows[:, piece] = function(mean[piece], var[piece])
+    return _rectifiers.Curve(*rows.reshape(6, *x.mean.shape))
 
 
 def activation_backward(d_mean: Array | None, d_var: Array | None, context: ActivationContext) -> Gradients:

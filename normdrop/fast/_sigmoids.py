@@ -12,7 +12,6 @@ from normdrop.fast._rectifiers import Curve
 _N_NODES = 32
 _WIDE = 1.25  # standard deviation up to which Gauss-Hermite is used
 _STEP, _END = 0.65, 30.0  # of the trapezoidal rule beyond it
-_CHUNK = 4096  # values at once, so that the nodes of all fit a cache
 
 
 @lru_cache(maxsize=1)
@@ -26,12 +25,7 @@ def hermite() -> tuple[Vector, Vector]:
 
 def sigmoid(mean: Vector, var: Vector) -> Curve:
     """f(x) = 1 / (1 + exp(-x))."""
-    x, v = mean.ravel(), var.ravel()
-    parts: Vector = np.empty((6, x.size))
-    for start in range(0, x.size, _CHUNK):
-        piece = np.s_[start : start + _CHUNK]
-        parts[:, piece] = _both(x[piece], v[piece])
-    return Curve(*parts.reshape(6, *mean.shape))
+    return Curve(*_both(mean, var))
 
 
 def tanh(mean: Vector, var: Vector) -> Curve:
