@@ -1,4 +1,4 @@
-"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one`` and ``plots``; see README.md."""
+"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``plots``, ``reductions``; see README.md."""
 
 import importlib
 import importlib.util
@@ -22,7 +22,7 @@ def _load_package() -> None:
 def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
-    if command not in ("smoke", "noise", "one", "plots"):
+    if command not in ("smoke", "noise", "one", "plots", "reductions"):
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":

@@ -12,7 +12,7 @@ from normdrop import _checks, _process, _progress, _steps
 from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
-_OTHERS = ("sample_dropout", "masked_batch_norm")
+_OTHERS = ("sample_dropout", "masked_batch_norm", "statistics", "shared_batch_norm")
 
 
 def warmup(
@@ -32,7 +32,8 @@ def warmup(
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
         What will be called, forward, backward and in inference; also "batch_norm_act", "act_dropout"; for
-        dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm".
+        dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with
+        `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

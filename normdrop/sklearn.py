@@ -13,7 +13,8 @@ try:
 except ImportError as error:
     raise ImportError(f"normdrop.sklearn needs scikit-learn 1.6; pip install 'normdrop[sklearn]' ({error})") from error
 
-from normdrop import ChannelStatistics, _checks, functional
+from normdrop import ChannelStatistics, _backend, _checks, functional
+from normdrop._passes import Pass
 
 Array = npt.NDArray[Any]
 Self = TypeVar("Self", bound="BatchNormTransformer")
@@ -159,9 +160,10 @@ class BatchNormTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         ndarray, shape (n_samples, n_features)
             Samples, computed in float64, in the dtype of `X`.
         """
-        y = self._checked(X)
-        x: Array = (y * np.sqrt(self.var_ + self.eps) + self.mean_).astype(y.dtype)
-        return x
+        walk = Pass(self._checked(X), channel_axis=1)
+        sd = np.sqrt(self.var_ + self.eps)
+        _backend.normalize(walk.y, walk.x, np.stack([np.zeros_like(sd), sd, self.mean_]))  # (y - 0) * sd + mean
+        return walk.result()
 
     def _checked(self, X: Any) -> Array:
         check_is_fitted(self)

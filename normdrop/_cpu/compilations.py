@@ -14,6 +14,7 @@ from normdrop._cpu.kernels import (
     columns,
     drawn_masks,
     given_masks,
+    input_gradients,
     masked_planes,
     masked_rows,
     per_channel,
@@ -22,6 +23,7 @@ from normdrop._cpu.kernels import (
     sample_masks,
     transposed,
 )
+from normdrop._cpu.launchers import exact_sums_of
 from normdrop._cpu.toolchain import launch
 from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 
@@ -42,6 +44,11 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
         return [masked_planes.batch_norm, masked_planes.backward, *kernels, *others]
     if operation == "act_dropout":
         return []
+    if operation == "statistics":  # the exact ones have a kernel for each dtype
+        return [order.moments for order in (*orders, masked_planes, masked_rows)]
+    if operation == "shared_batch_norm":
+        kernels = [getattr(order, name) for order in orders for name in ("moments", "gradients", "normalize")]
+        return [*kernels, input_gradients.row_gradient, input_gradients.plane_gradient]
     if operation == "batch_norm_act":  # what runs beside the fused kernels
         kernels = [
             getattr(order, name) for order in orders for name in ("moments", "backward", "gradients", "normalize")
@@ -75,7 +82,9 @@ def compilations(
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "sample_dropout":
             wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
-        if operation in ("batch_norm", "batch_norm_act", "masked_batch_norm"):
+        if operation == "statistics":
+            wanted.update({(exact_sums_of(dtype), dtype, None, threads): None for dtype in dtypes for threads in both})
+        if operation in ("batch_norm", "batch_norm_act", "masked_batch_norm", "shared_batch_norm"):
             wanted[per_channel.update_running, _FLOAT64, None, False] = None
             for parameters in map(_parameters, dtypes):
                 wanted[per_channel.inference_vectors, _FLOAT64, parameters, False] = None

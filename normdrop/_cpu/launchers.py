@@ -18,6 +18,7 @@ from normdrop._cpu.kernels import (
     columns,
     drawn_masks,
     enumeration,
+    exact_lanes,
     given_masks,
     input_gradients,
     per_channel,
@@ -88,8 +89,13 @@ def exact_sums(sums: Integers, x: Array) -> None:
     grid = _exact.grid_of(x.dtype)
     n_parts = workers(x.size)
     work = scratch((n_parts * x.shape[1], grid.n_columns)).view(np.int64)
-    run = exact.exact_sums.variant(x.dtype, x.size)
-    run(sums, stored(x), work, *grid, grid is _exact.WIDE, exact.CARRY_AFTER)
+    run = exact_sums_of(x.dtype).variant(x.dtype, x.size)
+    run(sums, stored(x), work, *grid, exact.CARRY_AFTER)
+
+
+def exact_sums_of(dtype: np.dtype[Any]) -> Kernel:
+    """Return the kernel for values of a dtype."""
+    return exact.exact_sums if dtype == _FLOAT64 else exact_lanes.exact_sums_in_lanes
 
 
 def normalize(y: Array, x: Array, vectors: Vectors) -> None:

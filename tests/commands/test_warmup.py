@@ -113,6 +113,51 @@ def test_after_warmup_fused_operations_compile_nothing_more(operation):
     assert int(run.stdout) > 0
 
 
+SHARED = """
+import numpy as np, normdrop
+from normdrop._cpu.toolchain.launch import Kernel
+
+dtypes = ["float32", "float64"]
+print(normdrop.warmup(["statistics", "shared_batch_norm"], dtypes, parallel=False))
+def refuse(self, *arguments, parallel):
+    raise AssertionError((self.function.__name__, arguments))
+Kernel.compile = refuse
+for shape in [(16, 32), (16, 4, 2, 4), (2, 3, 512)]:
+    for dtype in dtypes:
+        x = np.ones(shape, dtype)
+        for a in (x, np.ascontiguousarray(x.T).T):
+            normdrop.ChannelStatistics.of(a), normdrop.ChannelStatistics.of(a, exact=True)
+            layer = normdrop.BatchNorm(shape[1], reduce=lambda part: part, dtype=dtype)
+            layer(a), layer.backward(a)
+            layer.eval()
+            layer(a, keep_x=True), layer.backward(a)
+"""
+
+
+@pytest.mark.cold
+@pytest.mark.slow
+def test_after_warmup_statistics_and_a_shared_batch_compile_nothing_more():
+    run = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 0
+
+
+def test_kernels_of_statistics_and_of_a_shared_batch_are_made_ready(monkeypatch):
+    from normdrop._cpu.toolchain.launch import Kernel
+
+    asked = set()
+    spy = lambda self, *kinds, parallel: asked.add((self.function.__name__, kinds[0]))  # noqa: E731
+    monkeypatch.setattr(Kernel, "compile", spy)
+    normdrop.warmup("statistics", ["float32", "float64"], parallel=False)
+    short, long = np.dtype(np.float32), np.dtype(np.float64)
+    assert asked >= {("moments", short), ("moments", long), ("exact_sums_in_lanes", short), ("exact_sums", long)}
+    assert ("exact_sums", short) not in asked
+    asked.clear()
+    normdrop.warmup("shared_batch_norm", parallel=False)
+    passes = {"moments", "gradients", "normalize", "row_gradient", "plane_gradient"}
+    assert {name for name, _ in asked} == passes | {"update_running", "inference_vectors"}
+
+
 @pytest.mark.parametrize("operation", ["act_dropout", "batch_norm_act"])
 def test_fused_kernels_are_made_ready_for_the_activations_that_are_named(monkeypatch, operation):
     from normdrop._cpu.toolchain.launch import Kernel

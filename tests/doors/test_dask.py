@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import warnings
 
 import numpy as np
@@ -64,11 +67,10 @@ def test_a_tree_of_many_chunks_merges_a_few_at_a_time():
     assert lazy.compute(scheduler="threads") == ChannelStatistics.of(x, exact=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 3])
-def test_worker_processes_give_the_statistics_of_the_whole(n):
+@contextlib.contextmanager
+def worker_processes(n):
+    """Start a cluster of this machine; give its client."""
     distributed = pytest.importorskip("distributed")
-    x = data()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the cluster's own
         with (
@@ -76,13 +78,42 @@ def test_worker_processes_give_the_statistics_of_the_whole(n):
             distributed.Client(cluster) as client,
         ):
             assert len(client.scheduler_info()["workers"]) == n
-            array = da.from_array(x, (3, 2, 2))
-            rounded, exact, y = client.gather(
-                client.compute([door.statistics(array), door.statistics(array, exact=True), door.batch_norm(array)])
-            )
+            yield client
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
+def test_worker_processes_give_the_statistics_of_the_whole(n):
+    x = data()
+    with worker_processes(n) as client:
+        array = da.from_array(x, (3, 2, 2))
+        rounded, exact, y = client.gather(
+            client.compute([door.statistics(array), door.statistics(array, exact=True), door.batch_norm(array)])
+        )
     assert exact == ChannelStatistics.of(x, exact=True)
     assert np.allclose(rounded.var(), exact.var(), rtol=1e-12, atol=0)
     assert rounded == door.statistics(array).compute(scheduler="synchronous")
+    assert np.allclose(y, functional.batch_norm(x)[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_worker_process_that_is_killed_in_the_middle_changes_no_result(tmp_path):
+    x, marker = data(), tmp_path / "killed"
+
+    def deadly(chunk, block_info=None):  # the eleventh of 14 chunks, once
+        if block_info[0]["chunk-location"] == (5, 1, 0) and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return chunk
+
+    array = da.from_array(x, (3, 2, 6)).map_blocks(deadly, dtype=x.dtype)
+    with worker_processes(2) as client:
+        lazy = [door.statistics(array), door.statistics(array, exact=True), door.batch_norm(array)]
+        rounded, exact, y = client.gather(client.compute(lazy))
+    assert marker.exists()
+    assert exact == ChannelStatistics.of(x, exact=True)
+    assert rounded == door.statistics(da.from_array(x, (3, 2, 6))).compute(scheduler="synchronous")
     assert np.allclose(y, functional.batch_norm(x)[0], rtol=1e-9, atol=1e-9)
 
 

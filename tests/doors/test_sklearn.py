@@ -56,6 +56,18 @@ def test_it_standardizes_as_a_fitted_layer_and_gives_back_what_it_was_given(dtyp
     assert np.allclose(back.astype(np.float64), x.astype(np.float64), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_it_gives_back_is_computed_in_float64_and_rounded_once(dtype, order):
+    x = np.random.default_rng(0).normal(3, 2, (500, 3)).astype(dtype)
+    step = BatchNormTransformer().fit(x)
+    y = np.asarray(step.transform(x), order=order)
+    before = y.tobytes()
+    back = step.inverse_transform(y)
+    expected = (y.astype(np.float64) * np.sqrt(step.var_ + step.eps) + step.mean_).astype(dtype)
+    assert (back.dtype, back.tobytes(), y.tobytes()) == (dtype, expected.tobytes(), before)
+
+
 def test_weights_and_missing_values_count_as_in_a_standard_scaler():
     rng = np.random.default_rng(0)
     x, weights = rng.normal(3, 2, (60, 3)), rng.integers(0, 3, 60)

@@ -12,7 +12,7 @@ import pytest
 
 import normdrop
 
-MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "dropout", "functional"]
+MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "distributed", "dropout", "functional"]
 
 
 def _opened() -> None:

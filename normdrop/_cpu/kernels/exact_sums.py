@@ -1,8 +1,8 @@
-"""Sums of values and of their squares without rounding, in limbs as `normdrop._exact` lays them out.
+"""Sums of values and of their squares without rounding, in limbs as `normdrop._exact` lays them out: one by one.
 
 Integers alone are added, so that blocks, threads and order change nothing. A value is its mantissa, an integer, times a
 power of two. Its square is a float64 of the same kind where that holds it, else the three products of the halves of the
-mantissa.
+mantissa. `normdrop._cpu.kernels.exact_lanes` adds values of float32 and shorter ones in vectors, where it can.
 """
 
 from __future__ import annotations
@@ -43,7 +43,15 @@ def _deposit(sums: Table, row: Index, first: Index, m: Index, place: Index) -> N
 
 
 @helper
-def _add(sums: Table, row: Index, value: Real, grid: Grid) -> None:
+def deposit(sums: Table, row: Index, first: Index, value: Real, unit: Index) -> None:
+    """Add a finite value to the limbs of a row from `first` on, which count 2**-unit."""
+    m, e = _mantissa(word(value))
+    if m != 0:
+        _deposit(sums, row, first, m, e + unit)
+
+
+@helper
+def add(sums: Table, row: Index, value: Real, grid: Grid) -> None:
     """Add a value to a row of sums; grid = (unit, limbs of sum(x), of sum(x * x), whether it is wide)."""
     unit, n, n_squares, wide = grid
     bits = word(value)
@@ -51,9 +59,9 @@ def _add(sums: Table, row: Index, value: Real, grid: Grid) -> None:
         kind = 0 if bits & ((1 << 52) - 1) != 0 else 2 if bits < 0 else 1
         sums[row, n + n_squares + kind] += 1
         return
-    m, e = _mantissa(bits)
-    _deposit(sums, row, 0, m, e + unit)
     if wide:
+        m, e = _mantissa(bits)
+        _deposit(sums, row, 0, m, e + unit)
         place = 2 * (e + unit)
         m = abs(m)
         a, b = m >> _HALF, m & ((1 << _HALF) - 1)
@@ -61,12 +69,12 @@ def _add(sums: Table, row: Index, value: Real, grid: Grid) -> None:
         _deposit(sums, row, n, 2 * a * b, place + _HALF)
         _deposit(sums, row, n, a * a, place + 2 * _HALF)
     else:
-        m, e = _mantissa(word(value * value))
-        _deposit(sums, row, n, m, e + 2 * unit)
+        deposit(sums, row, 0, value, unit)
+        deposit(sums, row, n, value * value, 2 * unit)
 
 
 @helper
-def _carry(sums: Table, row: Index, grid: Grid) -> None:
+def carry(sums: Table, row: Index, grid: Grid) -> None:
     """Make the limbs of a row canonical."""
     n, n_squares = grid[1], grid[2]
     for k in range(n + n_squares - 1):
@@ -76,18 +84,42 @@ def _carry(sums: Table, row: Index, grid: Grid) -> None:
 
 
 @helper
-def _part_sums(sums: Table, x: Memory, shape: Shape, part: Any, how: Any) -> None:
-    """Fill the rows of part = (number, first of outer, end, first of inner, end).
+def clear(sums: Table, rows: Any) -> None:
+    """Set rows = (first, end) to zero."""
+    for row in range(rows[0], rows[1]):
+        for k in range(sums.shape[1]):
+            sums[row, k] = 0
 
-    how = (grid, values after which carries go on).
-    """
-    _, n_channels, inner = shape
-    number, o_first, o_end, i_first, i_end = part
-    grid, carry_after = how
-    first = number * n_channels
+
+@helper
+def part_of(p: Index, n_parts: Index, shape: Shape) -> Any:
+    """Part p as (first of outer, end, first of inner, end)."""
+    outer, _, inner = shape
+    if outer >= n_parts:
+        return p * outer // n_parts, (p + 1) * outer // n_parts, np.int64(0), inner
+    return np.int64(0), outer, p * inner // n_parts, (p + 1) * inner // n_parts
+
+
+@helper
+def merge(sums: Table, work: Table, grid: Grid) -> None:
+    """Add the sums of all parts, whose channels follow each other."""
+    n_channels = sums.shape[0]
     for c in range(n_channels):
         for k in range(sums.shape[1]):
-            sums[first + c, k] = 0
+            total = np.int64(0)
+            for row in range(c, work.shape[0], n_channels):
+                total += work[row, k]
+            sums[c, k] = total
+        carry(sums, c, grid)
+
+
+@helper
+def _part_sums(sums: Table, x: Memory, shape: Shape, part: Any, how: Any) -> None:
+    """Fill the rows of a part from `first` on; how = (first, grid, values after which carries go on)."""
+    _, n_channels, inner = shape
+    o_first, o_end, i_first, i_end = part
+    first, grid, carry_after = how
+    clear(sums, (first, first + n_channels))
     length = max(1, min(i_end - i_first, carry_after))
     rows = carry_after // length
     for o in range(o_first, o_end, rows):
@@ -96,32 +128,23 @@ def _part_sums(sums: Table, x: Memory, shape: Shape, part: Any, how: Any) -> Non
                 for c in range(n_channels):
                     start = (place * n_channels + c) * inner
                     for j in range(start + i, start + min(i + length, i_end)):
-                        _add(sums, first + c, element(x, j), grid)
+                        add(sums, first + c, element(x, j), grid)
             for c in range(n_channels):
-                _carry(sums, first + c, grid)
+                carry(sums, first + c, grid)
 
 
-@kernel("LILnnnnn")
+@kernel("LILnnnn")
 def exact_sums(
-    sums: Table, x: Memory, work: Table, unit: Index, n: Index, n_squares: Index, wide: Index, carry_after: Index
+    sums: Table, x: Memory, work: Table, unit: Index, n: Index, n_squares: Index, carry_after: Index
 ) -> None:
     """Fill sums of each channel: n limbs of sum(x), those of sum(x * x), NaN, +inf and -inf. Parallel over parts.
 
-    Work has the sums of each part; its channels follow each other.
+    Work has the sums of each part. For float64, on the wide grid.
     """
-    outer, n_channels, inner = x.shape
+    n_channels = x.shape[1]
     n_parts = work.shape[0] // n_channels
-    grid = unit, n, n_squares, wide != 0
+    grid = unit, n, n_squares, True
     for p in prange(n_parts):
-        if outer >= n_parts:
-            part = p, p * outer // n_parts, (p + 1) * outer // n_parts, np.int64(0), inner
-        else:
-            part = p, np.int64(0), outer, p * inner // n_parts, (p + 1) * inner // n_parts
-        _part_sums(work, pointer(x, 0), x.shape, part, (grid, carry_after))
-    for c in range(n_channels):
-        for k in range(sums.shape[1]):
-            total = np.int64(0)
-            for p in range(n_parts):
-                total += work[p * n_channels + c, k]
-            sums[c, k] = total
-        _carry(sums, c, grid)
+        part = part_of(p, n_parts, x.shape)
+        _part_sums(work, pointer(x, 0), x.shape, part, (p * n_channels, grid, carry_after))
+    merge(sums, work, grid)
