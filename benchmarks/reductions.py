@@ -1,7 +1,7 @@
 """What statistics without rounding cost, and a reduction over processes beside the pass that needs it.
 
-``python benchmarks reductions --output DIR`` writes DIR/reductions.txt, a table in Markdown, in about a minute. The
-processes talk over the loopback of this machine and share its cores.
+``python benchmarks reductions --output DIR`` writes DIR/exact-sums.txt and DIR/reductions.txt, tables in Markdown, in
+about a minute. The processes talk over the loopback of this machine and share its cores.
 """
 
 import argparse
@@ -29,18 +29,19 @@ STATIC = Path(__file__).resolve().parent.parent / "docs" / "_static"
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, and write the table; with --worker, be one of the processes."""
+    """Measure, and write the tables; with --worker, be one of the processes."""
     parser = argparse.ArgumentParser(prog="python benchmarks reductions", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=STATIC, help="folder of reductions.txt (docs/_static)")
+    parser.add_argument("--output", type=Path, default=STATIC, help="folder of the tables (docs/_static)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
         _work()
         return 0
-    text = "\n".join([_machine(), "", *_exact_table(), "", *_reduction_table(), ""])
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "reductions.txt").write_text(text, encoding="utf-8")
-    print(text)
+    for name, table in (("exact-sums", _exact_table()), ("reductions", _reduction_table())):
+        text = "\n".join([_machine(), "", *table, ""])
+        (options.output / f"{name}.txt").write_text(text, encoding="utf-8")
+        print(text)
     return 0
 
 
@@ -60,7 +61,7 @@ def _exact_table() -> Iterator[str]:
     from normdrop.bench import protocol
     from normdrop.bench.settings import QUICK
 
-    yield "| values | shape | exact, ns | rounded, ns | copy, ns | exact ÷ rounded |"
+    yield "| values | shape | exact, ns a value | rounded, ns | `np.copyto`, ns | exact ÷ rounded |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for kind, make in VALUES.items():
         for shape in SHAPES:
