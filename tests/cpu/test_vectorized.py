@@ -30,7 +30,7 @@ COUNT = """
 import collections, importlib, json, re, sys
 import numpy as np
 from normdrop._cpu import fused
-from normdrop._cpu.kernels import columns, fused_planes, fused_rows, given_masks, planes, rows, transposed
+from normdrop._cpu.kernels import columns, exact_lanes, fused_planes, fused_rows, given_masks, planes, rows, transposed
 from normdrop._cpu.kernels.fused_operations import Fusion
 
 dropout = importlib.import_module("normdrop._cpu.kernels.drawn_masks")
@@ -43,6 +43,7 @@ kernels = {
     "rows.backward": rows.backward,
     "columns.batch_norm": columns.batch_norm,
     "columns.backward": columns.backward,
+    "exact_sums_in_lanes": exact_lanes.exact_sums_in_lanes,
     "dropout": dropout.dropout,
     "mask_planes": given_masks.mask_planes,
     "mask_elements": given_masks.mask_elements,
@@ -93,6 +94,7 @@ WANTED = {
     "rows.backward float32": WIDE,
     "columns.batch_norm float32": WIDE,
     "columns.backward float32": WIDE,
+    "exact_sums_in_lanes float32": {"vcvtps2pd": 4, "vmulpd": 4, "vaddpd": 16, "vsubpd": 8, "vpmaxud": 4, "vpminud": 4},
     "dropout float32": DRAWN | {"vmulps": 20, "vmovnt": 32},
     "mask_planes float32": {"vmulps": 4, "vmovnt": 4},
     "mask_elements float32": {"vmulps": 2, "vmovnt": 4},

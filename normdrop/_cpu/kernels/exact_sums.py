@@ -104,12 +104,11 @@ def part_of(p: Index, n_parts: Index, shape: Shape) -> Any:
 def merge(sums: Table, work: Table, grid: Grid) -> None:
     """Add the sums of all parts, whose channels follow each other."""
     n_channels = sums.shape[0]
+    clear(sums, (0, n_channels))
     for c in range(n_channels):
-        for k in range(sums.shape[1]):
-            total = np.int64(0)
-            for row in range(c, work.shape[0], n_channels):
-                total += work[row, k]
-            sums[c, k] = total
+        for row in range(c, work.shape[0], n_channels):
+            for k in range(sums.shape[1]):
+                sums[c, k] += work[row, k]
         carry(sums, c, grid)
 
 
