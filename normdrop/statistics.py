@@ -43,8 +43,8 @@ class ChannelStatistics:
 
     With ``exact=True``, sums of values and of squares are integers, as large as it takes, and are rounded once, when
     mean or variance are asked for. They are the float64 nearest to those of the data, and the same bits for any
-    division into parts and any order of merging. That takes some times as long for float32 and shorter values that are
-    near each other, and 20 to 40 times for others; and 0.3 KB for a channel, or 1.6 KB if there are float64 values.
+    division into parts and any order of merging. That takes a few times as long, 20 to 40 times for float64 and
+    for values that are far from each other; and 0.3 KB for a channel, or 1.6 KB if there are float64 values.
 
     References
     ----------

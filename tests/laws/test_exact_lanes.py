@@ -48,6 +48,7 @@ def lanes_of_gap(gap, exponent):
             yield lane
 
 
+@pytest.mark.kinds
 @pytest.mark.parametrize("exponent", [0, 100, 127, -100, -126])
 @pytest.mark.parametrize("arrange", [as_rows, as_planes])
 def test_values_any_number_of_orders_apart_are_summed_exactly(arrange, exponent):

@@ -51,3 +51,10 @@ def test_processes_have_the_results_of_one_and_when_one_is_killed_no_layer_is_ha
 def test_without_a_group_the_error_says_what_to_call() -> None:
     with pytest.raises(RuntimeError, match=r"call init_process_group\(\) first"):
         allreduce(np.ones(2))
+
+
+def test_a_process_outside_of_the_group_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: -1)
+    with pytest.raises(ValueError, match="group must be one that this process is in"):
+        allreduce(np.ones(2), group="another")
