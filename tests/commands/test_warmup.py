@@ -127,6 +127,7 @@ for shape in [(16, 32), (16, 4, 2, 4), (2, 3, 512)]:
         x = np.ones(shape, dtype)
         for a in (x, np.ascontiguousarray(x.T).T):
             normdrop.ChannelStatistics.of(a), normdrop.ChannelStatistics.of(a, exact=True)
+            normdrop.ChannelStatistics.of(a, mask=a[:, :1] > 0)
             layer = normdrop.BatchNorm(shape[1], reduce=lambda part: part, dtype=dtype)
             layer(a), layer.backward(a)
             layer.eval()
