@@ -3,7 +3,7 @@
 from normdrop import functional
 from normdrop._pool import pool_info, set_pool_limit
 from normdrop._warmup import warmup
-from normdrop.ensembles import exact_ensemble
+from normdrop.ensembles import exact_ensemble, mc_predict, sampling
 from normdrop.folding import fold
 from normdrop.layers import (
     BatchNorm,
@@ -44,7 +44,9 @@ __all__ = [
     "exact_ensemble",
     "fold",
     "functional",
+    "mc_predict",
     "pool_info",
+    "sampling",
     "seed",
     "set_pool_limit",
     "warmup",

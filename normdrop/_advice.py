@@ -70,7 +70,7 @@ def cast(dtype: DType, name: str, wanted: DType | None = None) -> str:
 
 def memory(value: Any, shape: tuple[int, ...], dtype: DType) -> str:
     """Return what to pass as `out`, in which results are wanted."""
-    if _is_of(value, "torch", "detach") and str(value.dtype) == f"torch.{dtype.name}":
+    if is_of(value, "torch", "detach") and str(value.dtype) == f"torch.{dtype.name}":
         plain = str(value.layout) == "torch.strided" and value.device.type == "cpu" and not value.is_neg()
         if plain and tuple(value.shape) == shape:
             tensor = "out.detach()" if value.requires_grad else "out"
@@ -80,7 +80,7 @@ def memory(value: Any, shape: tuple[int, ...], dtype: DType) -> str:
 
 def _advice(value: Any, name: str, wanted: DType | None) -> Advice:
     for library, method, advice in _KINDS:
-        if _is_of(value, library, method):
+        if is_of(value, library, method):
             return advice(value, name, wanted)
     for method in ("toarray", "todense"):  # sparse arrays of SciPy, of the package sparse
         if _has(value, method):
@@ -180,7 +180,7 @@ def _traced(value: Any, name: str, wanted: DType | None) -> Advice:
 
 def _sequence(value: Any, name: str, wanted: DType | None) -> Advice:
     """A list or tuple, of numbers or of arrays of any kind."""
-    if len(value) and any(_is_of(value[0], library, method) for library, method, _ in _KINDS):
+    if len(value) and any(is_of(value[0], library, method) for library, method, _ in _KINDS):
         part, remark = _advice(value[0], "part", wanted)
         return (f"np.stack([{part} for part in {name}])", "") if part else ("", remark)
     return _rows(value, name, wanted)
@@ -220,7 +220,7 @@ _KINDS: tuple[tuple[str, str, Callable[[Any, str, DType | None], Advice]], ...] 
 )
 
 
-def _is_of(value: object, library: str, method: str) -> bool:
+def is_of(value: object, library: str, method: str) -> bool:
     return _has(value, method) and any(base.__module__.partition(".")[0] == library for base in type(value).__mro__)
 
 

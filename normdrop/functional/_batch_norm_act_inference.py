@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _overlap
 from normdrop._passes import Pass, kept
-from normdrop._steps import Steps
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm_inference import InferenceContext, batch_norm_inference_backward
-from normdrop.functional._steps_of import Activation, activation_of, residual_of
+from normdrop.functional._masking import DropoutContext
+from normdrop.functional._steps_of import Activation, activation_of, residual_of, steps_of, undrawn
+from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -29,6 +31,8 @@ class BatchNormActInferenceContext(NamedTuple):
     """What was added, kept with x, not to be changed before backward; a copy where it was overwritten."""
     activation: tuple[str, float]
     """Name of the activation, and its parameter."""
+    dropout: DropoutContext
+    """What dropout keeps: no mask, but what draws it again."""
 
     @property
     def x(self) -> Array | None:
@@ -50,15 +54,19 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
     *,
     residual: Array | None = None,
     activation: Activation = "relu",
+    p: float = 0.0,
+    shared_axes: int | Iterable[int] = (),
+    rng: RNG = None,
     eps: float = 1e-5,
     channel_axis: int = 1,
     keep_x: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormActInferenceContext]:
-    r"""Compute activation(batch_norm_inference(x) + residual) in one pass over memory.
+    r"""Compute dropout(activation(batch_norm_inference(x) + residual)) in one pass over memory.
 
-    Nothing is dropped in inference. Every step is rounded to the dtype of `x`, so that the bits are those of
-    `batch_norm_inference`, a sum and `act_dropout` one after the other.
+    Nothing is dropped by default, as in inference; with `p`, masks are drawn, as in estimates of uncertainty. Every
+    step is rounded to the dtype of `x`, so that the bits are those of `batch_norm_inference`, a sum and `act_dropout`
+    one after the other.
 
     Parameters
     ----------
@@ -72,6 +80,12 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
         What is added before the activation.
     activation : str or (str, float), default "relu"
         As in `act_dropout`.
+    p : float, default 0.0
+        Probability of dropping an element, from 0 to 1; as in `dropout`, with inverted scaling.
+    shared_axes : int or tuple of int, default ()
+        Axes along which all elements share one mask element, as in `dropout`.
+    rng : None, int, SeedSequence, Generator or MaskStream, optional
+        Where the mask comes from; a `MaskStream` moves on by one call, unless `p` is 0 or `x` is empty.
     eps : float, default 1e-5
         Added to the variance. Positive.
     channel_axis : int, default 1
@@ -91,11 +105,11 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type, dtype, shape or range.
+        An argument is of the wrong type, dtype, shape or range. Nothing has changed then, the stream included.
 
     See Also
     --------
-    batch_norm_act : the same by the statistics of the batch, with dropout.
+    batch_norm_act : the same by the statistics of the batch.
 
     References
     ----------
@@ -117,24 +131,42 @@ def batch_norm_act_inference(  # noqa: PLR0913  # four vectors and the options, 
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
     _checks.not_negative(var, "var")
     eps = _checks.eps(eps)
-    act, r = activation_of(activation), residual_of(residual, x)
+    act, r, drops = activation_of(activation), residual_of(residual, x), undrawn(x, p, shared_axes)
     keep_x = _checks.flag(keep_x, "keep_x")
     if out is not None:
         out = _checks.out(out, x, [("x", x)] if r is None else [("x", x), ("residual", r)])
-    walk = Pass(x, out, axis)
+    check_rng(rng)
     vectors = per_channel.empty(4, n_channels, x)
     _backend.inference_vectors(vectors, mean, var, scale, shift, eps)
     norm = InferenceContext(x.shape, x.dtype, _device.native(vectors[1]), axis)
-    held = None
     if keep_x:
         statistics = per_channel.empty(3, n_channels, x)
         statistics[0], statistics[1], statistics[2] = mean, var, vectors[3]
         dtype = per_channel.parameter_dtype(x, gamma, beta)
-        norm = norm._replace(x=walk.kept(), statistics=_device.native(statistics), parameter_dtype=dtype)
-        held = None if r is None else kept(r, out)
+        norm = norm._replace(x=x, statistics=_device.native(statistics), parameter_dtype=dtype)
+    context = BatchNormActInferenceContext(norm, _device.native(vectors[2]), r, act, drops)
+    if drops.threshold == 0:
+        return _forward(x, vectors, context, out)
+
+    def drawn(key: Key, call: int) -> tuple[Array, BatchNormActInferenceContext]:
+        return _forward(x, vectors, context._replace(dropout=drops._replace(key=key, call=call)), out)
+
+    return with_call(rng, drawn)
+
+
+def _forward(
+    x: Array, vectors: Array, context: BatchNormActInferenceContext, out: Array | None
+) -> tuple[Array, BatchNormActInferenceContext]:
+    norm, held, r = context.norm, None, None
+    walk = Pass(x, out, norm.channel_axis)
+    if context.residual is not None:
+        held, r = kept(context.residual, out) if norm.x is not None else None, walk.beside(context.residual)
+    if norm.x is not None:
+        norm = norm._replace(x=walk.kept())
     if x.size:
-        _backend.normalize_act(walk.y, (walk.x, None if r is None else walk.beside(r)), vectors, Steps(*act))
-    return walk.result(), BatchNormActInferenceContext(norm, _device.native(vectors[2]), held, act)
+        steps = steps_of(context.activation, context.dropout, x, walk)
+        _backend.normalize_act(walk.y, (walk.x, r), vectors, steps)
+    return walk.result(), context._replace(norm=norm, residual=held)
 
 
 def batch_norm_act_inference_backward(
@@ -142,7 +174,7 @@ def batch_norm_act_inference_backward(
 ) -> tuple[Array, Array | None, Array, Array]:
     r"""Gradients of `batch_norm_act_inference`, whose forward pass was asked to keep `x`.
 
-    Where the derivative of the activation is 0, the gradient is +0, whatever `dy` is.
+    Where an element was dropped or the derivative of the activation is 0, the gradient is +0, whatever `dy` is.
 
     Parameters
     ----------
@@ -207,11 +239,11 @@ def batch_norm_act_inference_backward(
             f"context.norm.statistics must have shape {(3, n_channels)} for x of shape {x.shape}; got "
             f"{statistics.shape}. Pass the context as batch_norm_act_inference() returned it."
         )
-    steps = Steps(*activation_of(context.activation))
     vectors = per_channel.empty(3, n_channels, x)
     vectors[0], vectors[1], vectors[2] = statistics[0], scale, shift
     apart = r is not None or (out is not None and _overlap.is_possible(out, x))  # x is needed after du is written
     walk = Pass(x, None if apart else out, axis)
+    steps = steps_of(activation_of(context.activation), context.dropout, x, walk)
     if x.size:
         inputs = walk.x, None if r is None else walk.beside(r)
         _backend.act_gradient(walk.y, walk.beside(dy), inputs, vectors, steps)

@@ -83,6 +83,11 @@ class Layer:
         self.training = False
         return self
 
+    def _sample(self) -> bool:
+        """Switch to inference, but for dropout, which stays on; return whether there is any."""
+        self.training = False
+        return False
+
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Return ``forward(*args, **options)``."""
         return self.forward(*args, **options) if options else self.forward(*args)  # quicker without ``**``

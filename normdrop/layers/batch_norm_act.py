@@ -18,6 +18,7 @@ from normdrop.layers.batch_norm import BatchNorm
 from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
+Self = TypeVar("Self", bound="BatchNormAct")
 Context: TypeAlias = "BatchNormActContext | BatchNormActInferenceContext"
 
 
@@ -60,17 +61,20 @@ class BatchNormAct(BatchNorm):
         As of `BatchNorm`.
     stream : MaskStream
         Key and call number of the next mask.
+    sampling : bool
+        Whether dropout stays on in inference; `train` and `eval` end it.
 
     See Also
     --------
+    normdrop.sampling : dropout on in inference, for a while and for a whole model.
     normdrop.functional.batch_norm_act : the same without state.
     BatchNorm : modes, momentum, what is learned and what is tracked.
 
     Notes
     -----
     Modes: training normalizes by the statistics of the batch, updates the running ones, draws a mask and moves the
-    stream by one call, unless `p` is 0. Inference normalizes by the running statistics and drops nothing. For dropout
-    with running statistics, as in estimates of uncertainty, use a `Dropout` layer after one with ``p=0``.
+    stream by one call, unless `p` is 0. Inference normalizes by the running statistics and drops nothing, unless
+    `sampling` is True: then it draws masks as training does, for estimates of uncertainty.
 
     References
     ----------
@@ -117,6 +121,7 @@ class BatchNormAct(BatchNorm):
         act = activation_of(activation)
         own["activation"] = act[0] if ACTIVATIONS[act[0]].parameter is None else act
         self.p = p
+        self.sampling = False
         own["shared_axes"] = _checks.axes(shared_axes)
         super().__init__(
             num_features, eps=eps, momentum=momentum, affine=affine, scale=scale, shift=shift,
@@ -130,6 +135,21 @@ class BatchNormAct(BatchNorm):
     p = Option(_checks.probability, "Probability of dropping an element.")
     reduce = Option(_reduce, "None: the batch of a fused layer is in one process.")
     stream = Option(check_stream, "Key and call number of the next mask.")
+    sampling = Option(lambda value: _checks.flag(value, "sampling"), "Whether dropout stays on in inference.")
+
+    def train(self: Self) -> Self:
+        """Switch to training mode; as of any layer."""
+        self.sampling = False
+        return super().train()
+
+    def eval(self: Self) -> Self:
+        """Switch to inference mode, without dropout; as of any layer."""
+        self.sampling = False
+        return super().eval()
+
+    def _sample(self) -> bool:
+        self.training, self.sampling = False, True
+        return self.p > 0
 
     @overload  # type: ignore[override]  # its contexts are others
     def forward(
@@ -193,23 +213,24 @@ class BatchNormAct(BatchNorm):
         """
         x, own = _checks.array(x, "x"), vars(self)
         axis, training, mean = own["channel_axis"], own["training"], own["running_mean"]
+        drops = training or own["sampling"]
         self._check_shape(x, axis, own["num_features"])
         keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")
         how = {"residual": residual, "out": out} | {name: own[name] for name in ("activation", "eps", "channel_axis")}
-        if mean is not None and not training:
-            vectors = mean, own["running_var"], own["gamma"], own["beta"]
-            y, context = functional.batch_norm_act_inference(x, *vectors, keep_x=keep_x, **how)
-            if not return_context:
-                self._keep(context, asked=keep_x)
-            return (y, context) if return_context else y
-        if training:
+        if drops:
             how |= {"p": own["p"], "shared_axes": own["shared_axes"], "rng": own["stream"]}
         stream, waiting = own["stream"], self._passes.waiting
-        made: BatchNormActContext | None = None
+        made: Context | None = None
         done: list[bool] = []
         try:  # all or nothing, whatever interrupts it
+            if mean is not None and not training:
+                vectors = mean, own["running_var"], own["gamma"], own["beta"]
+                y, made = functional.batch_norm_act_inference(x, *vectors, keep_x=keep_x, **how)
+                if not return_context:
+                    self._keep(made, asked=keep_x)
+                return (y, made) if return_context else y
             y, made = functional.batch_norm_act(x, own["gamma"], own["beta"], **how)
             if training and mean is not None and x.size:
                 inputs = (x, made.x), (residual, made.residual)
@@ -280,6 +301,9 @@ class BatchNormAct(BatchNorm):
             super()._checked(context.norm)
         return context
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__({"sampling": False} | dict(state))  # which older pickles lack
+
     def state_dict(self) -> dict[str, Array]:
         """Return copies of what `BatchNorm` has, and key and call of the stream.
 
@@ -308,5 +332,5 @@ class BatchNormAct(BatchNorm):
     def __repr__(self) -> str:
         return (
             f"{super().__repr__()[:-1]}, activation={self.activation!r}, p={self.p}, shared_axes={self.shared_axes}, "
-            f"rng={self.stream!r})"
+            f"rng={self.stream!r}{', sampling=True' if self.sampling else ''})"
         )

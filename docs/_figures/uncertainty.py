@@ -1,0 +1,102 @@
+"""Thinned networks on a regression in one dimension: their curves, and their spread against the amount of data."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import normdrop
+
+UNITS, STEPS, NOISE = 64, 1500, 0.1
+GRID = np.linspace(-2.0, 2.0, 161)[:, np.newaxis]
+
+
+class Network:
+    """Two hidden layers with dropout after each; a sample has one mask for all rows in `mc_predict`."""
+
+    def __init__(self, p: float, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        sizes = [1, UNITS, UNITS, 1]
+        self.weights = [rng.normal(size=pair) * np.sqrt(2 / pair[0]) for pair in pairwise(sizes)]
+        self.biases = [rng.uniform(-1.0, 1.0, size=n) for n in sizes[1:]]
+        self.drops = [normdrop.Dropout(p, shared_axes=0, rng=seed + k) for k in (1, 2)]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        for weight, bias, drop in zip(self.weights, self.biases, self.drops):  # noqa: B905  # the last has none
+            x = drop(np.maximum(x @ weight + bias, 0.0))
+        return x @ self.weights[-1] + self.biases[-1]
+
+    def train(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Adam on the mean squared error, with a mask for each row."""
+        p = self.drops[0].p
+        drops = [normdrop.Dropout(p, rng=k) for k in (1, 2)]
+        parameters = [*self.weights, *self.biases]
+        moments = [(np.zeros_like(value), np.zeros_like(value)) for value in parameters]
+        for step in range(1, STEPS + 1):
+            inputs, outputs = [x], []
+            for weight, bias, drop in zip(self.weights, self.biases, drops):  # noqa: B905
+                outputs.append(np.maximum(inputs[-1] @ weight + bias, 0.0))
+                inputs.append(drop(outputs[-1]))
+            dy = 2 * (inputs[-1] @ self.weights[-1] + self.biases[-1] - y) / len(x)
+            gradients = [dy.sum(axis=0)]
+            products = [inputs[-1].T @ dy]
+            for k in (1, 0):
+                dy = drops[k].backward(dy @ self.weights[k + 1].T) * (outputs[k] > 0)
+                products.insert(0, inputs[k].T @ dy)
+                gradients.insert(0, dy.sum(axis=0))
+            for value, gradient, (m, v) in zip(parameters, [*products, *gradients], moments, strict=True):
+                m += 0.1 * (gradient - m)
+                v += 0.001 * (gradient**2 - v)
+                value -= 0.01 * m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+
+
+def _data(x: np.ndarray, seed: int) -> np.ndarray:
+    return np.sin(3 * x) + NOISE * np.random.default_rng(seed).normal(size=x.shape)
+
+
+def _curves() -> Figure:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-1.3, -0.5, 15), rng.uniform(0.4, 1.2, 15)])[:, np.newaxis]
+    y = _data(x, 1)
+    network = Network(0.1, 3)
+    network.train(x, y)
+    answer = normdrop.mc_predict(network, GRID, 400, rng=0)
+    with normdrop.sampling(network):
+        curves = np.stack([network(GRID) for _ in range(30)])
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    grid, mean, band = GRID[:, 0], answer.mean[:, 0], 2 * answer.std[:, 0]
+    axes.fill_between(grid, mean - band, mean + band, color="tab:blue", alpha=0.2, lw=0, label="mean ± 2 std")
+    axes.plot(grid, curves[:, :, 0].T, color="tab:blue", lw=0.5, alpha=0.5)
+    axes.plot(grid, mean, color="tab:blue", lw=2, label="mean")
+    axes.plot(grid, np.sin(3 * grid), color="black", lw=1, ls=":", label="truth")
+    axes.plot(x, y, "o", color="black", ms=4, label="data")
+    axes.set(xlabel="x", ylabel="y", xlim=(-2, 2), ylim=(-3, 3))
+    axes.legend(loc="lower right", ncols=2, fontsize="small")
+    return figure
+
+
+def _spread() -> Figure:
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    numbers = np.array([10, 40, 160, 640])
+    inside = np.linspace(-1.0, 1.0, 41)[:, np.newaxis]
+    for p, color in ((0.05, "tab:green"), (0.2, "tab:blue"), (0.5, "tab:red")):
+        spreads = []
+        for n in numbers:
+            x = np.random.default_rng(n).uniform(-1.0, 1.0, n)[:, np.newaxis]
+            network = Network(p, 3)
+            network.train(x, _data(x, n + 1))
+            spreads.append(normdrop.mc_predict(network, inside, 100, rng=0).std.mean())
+        axes.plot(numbers, spreads, "o-", color=color, label=f"p = {p}")
+    axes.plot(numbers, 0.3 * np.sqrt(numbers[0] / numbers), "k--", lw=1, label="1/√n")
+    axes.set(xscale="log", yscale="log", xlabel="points", ylabel="std within the data")
+    axes.set_xticks(numbers, labels=map(str, numbers), minor=False)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def figures() -> Iterator[tuple[str, Figure]]:
+    yield "curves", _curves()
+    yield "data", _spread()
