@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import normdrop
 
-UNITS, STEPS, NOISE = 64, 1500, 0.1
+UNITS, STEPS, ROWS, NOISE = 64, 1500, 40, 0.1
 GRID = np.linspace(-2.0, 2.0, 161)[:, np.newaxis]
 
 
@@ -28,17 +28,19 @@ class Network:
         return x @ self.weights[-1] + self.biases[-1]
 
     def train(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Adam on the mean squared error, with a mask for each row."""
+        """Adam on the mean squared error of a few rows at a time, with a mask for each."""
         p = self.drops[0].p
         drops = [normdrop.Dropout(p, rng=k) for k in (1, 2)]
         parameters = [*self.weights, *self.biases]
         moments = [(np.zeros_like(value), np.zeros_like(value)) for value in parameters]
+        rng = np.random.default_rng(0)
         for step in range(1, STEPS + 1):
-            inputs, outputs = [x], []
+            rows = rng.permutation(len(x))[:ROWS]
+            inputs, outputs = [x[rows]], []
             for weight, bias, drop in zip(self.weights, self.biases, drops):  # noqa: B905
                 outputs.append(np.maximum(inputs[-1] @ weight + bias, 0.0))
                 inputs.append(drop(outputs[-1]))
-            dy = 2 * (inputs[-1] @ self.weights[-1] + self.biases[-1] - y) / len(x)
+            dy = 2 * (inputs[-1] @ self.weights[-1] + self.biases[-1] - y[rows]) / len(rows)
             gradients = [dy.sum(axis=0)]
             products = [inputs[-1].T @ dy]
             for k in (1, 0):
@@ -73,7 +75,7 @@ def _curves() -> Figure:
     axes.plot(grid, np.sin(3 * grid), color="black", lw=1, ls=":", label="truth")
     axes.plot(x, y, "o", color="black", ms=4, label="data")
     axes.set(xlabel="x", ylabel="y", xlim=(-2, 2), ylim=(-3, 3))
-    axes.legend(loc="lower right", ncols=2, fontsize="small")
+    axes.legend(loc="upper right", ncols=2, fontsize="small")
     return figure
 
 

@@ -1,4 +1,10 @@
-"""Quantiles of many arrays that come one after the other: of a few exact, of more by markers."""
+"""Quantiles of many arrays that come one after the other: of a few exact, of more by markers.
+
+Markers lie at the minimum, the maximum, the quantiles and half way between them. Each has a height and a rank; with
+every array the ranks move on, and a marker whose rank is off by one or more goes to the next rank, along a parabola
+through its neighbors or, where that would overtake one, along a line. For one quantile this is
+the algorithm as published, which starts from five values instead of 128.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +34,7 @@ def checked(quantiles: Any) -> tuple[float, ...]:
 
 
 class Quantiles:
-    """The P² algorithm of Jain and Chlamtac (1985), for several quantiles at once and for all elements of arrays.
-
-    Markers lie at the minimum, the maximum, the quantiles and half way between them. Each has a height and a rank; with
-    every array the ranks move on, and a marker whose rank is off by one or more goes to the next rank, along a parabola
-    through its neighbors or, where that would overtake one, along a line.
-    """
+    """The P² algorithm of Jain and Chlamtac (1985), for several quantiles at once and for all elements of arrays."""
 
     def __init__(self, probabilities: tuple[float, ...], size: int) -> None:
         self._probabilities = np.array(probabilities, np.float64)
