@@ -16,7 +16,15 @@ author = "normdrop contributors"
 project_copyright = "2026, normdrop contributors"
 version = release = normdrop.__version__
 
-extensions = ["ensembles", "figures", "mathml", "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+extensions = [
+    "ensembles",
+    "uncertainty",
+    "mathml",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+]
 needs_sphinx = "8.0"
 exclude_patterns = ["_build", "_*.md"]  # parts that pages include
 nitpicky = True

@@ -19,7 +19,7 @@ _OFF = 1e-2  # what probabilities of 16 bits may lack to 1, as of ten thousand c
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """Mean and spread of the samples of `mc_predict`, in float64, of the shape of one output.
+    """Mean and spread of the samples of `normdrop.mc_predict`, in float64, of the shape of one output.
 
     Attributes
     ----------

@@ -1,14 +1,16 @@
-"""Thinned networks on a regression in one dimension: their curves, and their spread against the amount of data."""
+"""Figures of the page "Uncertainty": thinned networks on a regression, their curves, and their spread against data."""
 
-from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
+import ensembles
 import numpy as np
-from matplotlib.figure import Figure
+from sphinx.application import Sphinx
 
 import normdrop
 
 UNITS, STEPS, ROWS, NOISE = 64, 1500, 40, 0.1
+BLUE = ensembles.BLUE
 GRID = np.linspace(-2.0, 2.0, 161)[:, np.newaxis]
 
 
@@ -57,7 +59,7 @@ def _data(x: np.ndarray, seed: int) -> np.ndarray:
     return np.sin(3 * x) + NOISE * np.random.default_rng(seed).normal(size=x.shape)
 
 
-def _curves() -> Figure:
+def _curves(axes: Any) -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(-1.3, -0.5, 15), rng.uniform(0.4, 1.2, 15)])[:, np.newaxis]
     y = _data(x, 1)
@@ -66,25 +68,19 @@ def _curves() -> Figure:
     answer = normdrop.mc_predict(network, GRID, 400, rng=0)
     with normdrop.sampling(network):
         curves = np.stack([network(GRID) for _ in range(30)])
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
     grid, mean, band = GRID[:, 0], answer.mean[:, 0], 2 * answer.std[:, 0]
-    axes.fill_between(grid, mean - band, mean + band, color="tab:blue", alpha=0.2, lw=0, label="mean ± 2 std")
-    axes.plot(grid, curves[:, :, 0].T, color="tab:blue", lw=0.5, alpha=0.5)
-    axes.plot(grid, mean, color="tab:blue", lw=2, label="mean")
+    axes.fill_between(grid, mean - band, mean + band, color=BLUE, alpha=0.2, lw=0, label="mean ± 2 std")
+    axes.plot(grid, curves[:, :, 0].T, color=BLUE, lw=0.5, alpha=0.5)
+    axes.plot(grid, mean, color=BLUE, lw=2, label="mean")
     axes.plot(grid, np.sin(3 * grid), color="black", lw=1, ls=":", label="truth")
     axes.plot(x, y, "o", color="black", ms=4, label="data")
     axes.set(xlabel="x", ylabel="y", xlim=(-2, 2), ylim=(-3, 3))
-    axes.legend(loc="upper right", ncols=2, fontsize="small")
-    return figure
 
 
-def _spread() -> Figure:
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+def _spread(axes: Any) -> None:
     numbers = np.array([10, 40, 160, 640])
     inside = np.linspace(-1.0, 1.0, 41)[:, np.newaxis]
-    for p, color in ((0.05, "tab:green"), (0.2, "tab:blue"), (0.5, "tab:red")):
+    for p, color in ((0.05, ensembles.GREEN), (0.2, BLUE), (0.5, ensembles.ORANGE)):
         spreads = []
         for n in numbers:
             x = np.random.default_rng(n).uniform(-1.0, 1.0, n)[:, np.newaxis]
@@ -95,10 +91,8 @@ def _spread() -> Figure:
     axes.plot(numbers, 0.3 * np.sqrt(numbers[0] / numbers), "k--", lw=1, label="1/√n")
     axes.set(xscale="log", yscale="log", xlabel="points", ylabel="std within the data")
     axes.set_xticks(numbers, labels=map(str, numbers), minor=False)
-    axes.legend(fontsize="small")
-    return figure
 
 
-def figures() -> Iterator[tuple[str, Figure]]:
-    yield "curves", _curves()
-    yield "data", _spread()
+def setup(app: Sphinx) -> dict[str, bool]:
+    ensembles.FIGURES.update(curves=_curves, spread=_spread)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
