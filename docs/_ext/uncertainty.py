@@ -89,7 +89,7 @@ def _spread(axes: Any) -> None:
             spreads.append(normdrop.mc_predict(network, inside, 100, rng=0).std.mean())
         axes.plot(numbers, spreads, "o-", color=color, label=f"p = {p}")
     axes.plot(numbers, 0.3 * np.sqrt(numbers[0] / numbers), "k--", lw=1, label="1/√n")
-    axes.set(xscale="log", yscale="log", xlabel="points", ylabel="std within the data")
+    axes.set(xscale="log", yscale="log", xlabel="points", ylabel="std within the data", ylim=(0.02, 0.4))
     axes.set_xticks(numbers, labels=map(str, numbers), minor=False)
 
 

@@ -84,9 +84,9 @@ class Layer:
         return self
 
     def _sample(self) -> bool:
-        """Switch to inference, but for dropout, which stays on; return whether there is any."""
-        self.training = False
-        return False
+        """Switch to inference, or, if the layer has a stream for masks, to training; return whether it draws any."""
+        self.training = isinstance(vars(self).get("stream"), MaskStream)
+        return self.training
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Return ``forward(*args, **options)``."""

@@ -96,10 +96,6 @@ class Dropout(Layer):
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
 
-    def _sample(self) -> bool:
-        self.training = True
-        return True
-
     def _axes(self, x: Array) -> tuple[int, ...]:  # subclasses check its rank
         """Shared axes for this input."""
         return self.shared_axes

@@ -264,6 +264,24 @@ def test_a_layer_that_drops_nothing_for_now_is_a_layer_of_dropout() -> None:
         np.testing.assert_array_equal(layer(X), X)
 
 
+def test_a_layer_of_somebody_that_draws_from_a_stream_is_one_of_dropout() -> None:
+    class Noise(normdrop.Layer):
+        stream: Any = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stream = stream()
+            self.eval()
+
+    class Plain(normdrop.Layer):
+        pass
+
+    noise, plain = Noise(), Plain()
+    with normdrop.sampling([noise, plain]):
+        assert (noise.training, plain.training) == (True, False)
+    assert (noise.training, plain.training) == (False, True)
+
+
 def test_a_module_of_pytorch_has_its_dropout_on_and_its_batch_norm_off() -> None:
     torch = pytest.importorskip("torch")
     import normdrop.torch as ours
