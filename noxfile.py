@@ -118,7 +118,7 @@ def coverage(session: nox.Session) -> None:
     _pytest(session, *PLAIN_PYTHON, *counted, NUMBA_DISABLE_JIT="1")
     with tempfile.TemporaryDirectory() as empty:  # the code of a kernel that is in a cache is not generated
         _pytest(session, *GENERATORS, *counted, "--cov-append", NUMBA_CACHE_DIR=empty)
-    _pytest(session, "tests/torch", *counted, "--cov-append")
+    _pytest(session, "tests/ensembles", "tests/torch", *counted, "--cov-append")
     arrays = "tests/cuda/test_cuda_arrays.py", *SIMULATED[1:]  # the way of an array on a GPU through the package
     _pytest(session, *arrays, *counted, "--cov-append", NUMBA_ENABLE_CUDASIM="1")
     session.run("coverage", "html", "-d", "build/coverage")
