@@ -96,7 +96,7 @@ def mc_predict(  # noqa: PLR0913  # what is sampled, and the options, those by k
     among others; products of matrices may differ in the last bits.
 
     The markers of P² have no bound of their error. Measured on five distributions, the ranks of their quantiles of
-    1000 samples were off by 0.002 to 0.004, of one by 0.009; by chance alone, those of 1000 samples are off by 0.003 to
+    1000 samples were off by 0.002 to 0.005, of one by 0.009; by chance alone, those of 1000 samples are off by 0.003 to
     0.016.
 
     Each sample is one thinned network for each row of `x`; with ``shared_axes=0`` in all layers, one for all rows.
