@@ -34,6 +34,12 @@ def stream() -> MaskStream:
     return MaskStream.from_key((1, 2), 3)
 
 
+def sampling() -> normdrop.Layer:
+    layer = normdrop.BatchNormAct(3, p=0.5, rng=stream())
+    layer.sampling = True
+    return layer
+
+
 LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "Dropout": lambda: normdrop.Dropout(0.5, rng=stream()),
     "Dropout, shared axes": lambda: normdrop.Dropout(0.5, shared_axes=1, rng=stream()),
@@ -46,6 +52,7 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "BatchNorm, no statistics": lambda: normdrop.BatchNorm(3, track_running_stats=False),
     "BatchNorm2d": lambda: normdrop.BatchNorm2d(3),
     "BatchNormAct": lambda: normdrop.BatchNormAct(3, p=0.5, rng=stream()),
+    "BatchNormAct, sampling": sampling,
     "BatchNormAct, whole channels": lambda: normdrop.BatchNormAct(3, p=0.5, shared_axes=0, rng=stream()),
 }
 
