@@ -1,4 +1,5 @@
 """Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``plots``, ``reductions``; see README.md."""
+"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit`` and ``plots``; see README.md."""
 
 import importlib
 import importlib.util
@@ -6,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = ("dropout", "batch_norm", "fused", "startup", "memory", "accuracy")
+MODULES = ("dropout", "batch_norm", "fused", "startup", "memory", "accuracy", "njit")
 
 
 def _load_package() -> None:
@@ -23,6 +24,7 @@ def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
     if command not in ("smoke", "noise", "one", "plots", "reductions"):
+    if command not in ("smoke", "noise", "one", "njit", "plots"):
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":

@@ -280,17 +280,54 @@ class MaskStream:
         int
             The call that is now the caller's alone, also when several threads ask at once.
         """
+        return self._take(1)
+
+    def reserve(self, n: int) -> int:
+        """Return the number of the next call and move past `n` calls, for a loop that counts them itself.
+
+        Such a loop is one that Numba compiles, which cannot ask a stream: see `normdrop.numba`.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0; none take no call.
+
+        Returns
+        -------
+        int
+            The first of the calls that are now the caller's alone; the others follow it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `n` is not an int, or negative; the stream is then unchanged.
+        RuntimeError
+            The stream has not so many calls left, and is unchanged.
+
+        Examples
+        --------
+        >>> stream = MaskStream(42)
+        >>> stream.reserve(1000)
+        0
+        >>> stream.call
+        1000
+        """
+        return self._take(_checks.integer(n, "n", 0))
+
+    def _take(self, n: int) -> int:
         taken = False
         try:
             with _stream_lock:
                 call = self._call
-                if call >= _MAX_CALL - 1:
+                if call + n > _MAX_CALL - 1:
                     raise RuntimeError(f"stream is exhausted: call has reached {call}; use a stream with another key")
-                self._call, taken = call + 1, True
+                self._call, taken = call + n, True
                 return call
-        except BaseException:  # an interrupt: nobody has got the call
+        except BaseException:  # an interrupt: nobody has got the calls
             if taken:
-                self.give_back(call)
+                with _stream_lock:
+                    if self._call == call + n:
+                        self._call = call
             raise
 
     def give_back(self, call: int) -> None:

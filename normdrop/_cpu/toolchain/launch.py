@@ -25,8 +25,9 @@ from normdrop._cpu.toolchain import compiling, numba_internals, sources, target,
 from normdrop._cpu.tuning import PARALLEL_SIZE
 
 # No fastmath anywhere: it would change bits with the vector width and drop NaN tests. The NumPy error model lets
-# divisions vectorize; nogil lets several Python threads run serial kernels at once.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+# divisions vectorize; nogil lets several Python threads run serial kernels at once. That there is no fastmath is said,
+# too: a function that says nothing takes it from its first caller, which may be a user's (`normdrop.numba`).
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "nogil": True}
 
 # Numba's own lock, so that there is no order of two: whoever compiles or loads a kernel holds it.
 _lock = numba_internals.COMPILER_LOCK
@@ -35,12 +36,17 @@ for _waited_for in numba_internals.LOCKS:
     _process.wait_before_fork(_waited_for)
 
 
+def helper_options(inlined: bool = True) -> dict[str, Any]:
+    """Return the options of a function that only compiled functions call."""
+    return numba_internals.helper_options(inlined) | _OPTIONS
+
+
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; it is always inlined.
 
     There is no machine code of it alone, and no wrapper for Python: a call from Python ends the process.
     """
-    return njit(**numba_internals.helper_options(), **_OPTIONS)(function)
+    return njit(**helper_options())(function)
 
 
 def outlined(function: Callable[..., Any], made_for: str = "") -> Any:
@@ -48,16 +54,16 @@ def outlined(function: Callable[..., Any], made_for: str = "") -> Any:
 
     Machine code finds it by its name and the types of its arguments, among all kernels of the process. Numba tells
     names apart by a count, which begins anew in each process and does not know of kernels from the cache: functions
-    that are made within another one must be told apart by what they are made for.
+    that are made within another one must be told apart by what they are made for. And those of other versions by
+    their sources: functions of users that Numba has cached bring along what they call (`normdrop.numba`).
 
     Its loops have all registers to themselves. Inlined into a kernel, they would read addresses from the stack, and
     such a load waits for earlier streamed stores whose address agrees with its own modulo 4096: normalizing float64
     rows took up to 1.5 times as long on a Zen 5. No argument may be a vector: LLVM might change its registers; nor a
     function, whose address would keep the kernel out of the cache.
     """
-    if made_for:
-        function.__qualname__ += f"_{made_for}"
-    return njit(**numba_internals.helper_options(inlined=False), **_OPTIONS)(function)
+    function.__qualname__ += f"_{made_for}_{sources.digest()}" if made_for else f"_{sources.digest()}"
+    return njit(**helper_options(inlined=False))(function)
 
 
 _Variant = tuple[np.dtype[Any], "np.dtype[Any] | None", bool]  # dtype, that of parameters, whether parallel

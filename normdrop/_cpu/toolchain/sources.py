@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import pkgutil
+import secrets
 
 
 @functools.cache
@@ -18,12 +19,22 @@ def digests() -> tuple[str, ...]:
         There are no sources: only byte code, or a frozen application.
     """
     folder = os.path.dirname(os.path.dirname(__file__))
-    rooms = {"": folder} | {f"{room}/": os.path.join(folder, room) for room in ("kernels", "lanes", "toolchain")}
-    names = [f"_cpu/{room}{name}" for room, path in rooms.items() for name in _modules(path)]
+    rooms = {"_cpu/": folder, "numba/": os.path.join(os.path.dirname(folder), "numba")}
+    rooms |= {f"_cpu/{room}/": os.path.join(folder, room) for room in ("kernels", "lanes", "toolchain")}
+    names = [f"{room}{name}" for room, path in rooms.items() for name in _modules(path)]
     if len(names) < len(rooms):
         raise OSError("the modules of the package cannot be listed")
     arithmetic = ("_philox", "_formulas", "_exponentials", "_activations")
     return tuple(map(_digest_of_source, (*arithmetic, *names)))
+
+
+@functools.cache
+def digest() -> str:
+    """Digest of all that, or without sources a word that no other process has."""
+    try:
+        return hashlib.sha256("\n".join(digests()).encode()).hexdigest()[:16]
+    except OSError:
+        return secrets.token_hex(8)
 
 
 def _modules(path: str) -> list[str]:
