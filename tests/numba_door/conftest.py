@@ -28,18 +28,10 @@ def all_bits(n, key, call):
 
 
 @njit
-def drop(x, p, key, call):
-    return door.dropout(x, p, key, call)
-
-
-@njit
-def drop_into(y, x, p, key, call):
+def drop_all(y, dx, x, p, key, call):
     door.dropout_into(y, x, p, key, call)
-
-
-@njit
-def drop_backward_into(dx, dy, p, key, call):
-    door.dropout_backward_into(dx, dy, p, key, call)
+    door.dropout_backward_into(dx, x, p, key, call)
+    return door.dropout(x, p, key, call)
 
 
 @njit(nogil=True, parallel=True)

@@ -10,19 +10,10 @@ from normdrop import functional
 
 pytestmark = [pytest.mark.once, pytest.mark.jit]
 
-# By rows: narrow, joined, wide, in several blocks; by planes: short and long ones, in several blocks.
-CASES = [
-    ((50, 3), 1),
-    ((3, 1100), -1),
-    ((9000, 20), 1),
-    ((20, 3), 0),
-    ((6, 5, 33), 1),
-    ((6, 33, 5), 2),
-    ((6, 33, 5), -3),
-    ((4, 3, 5, 7), 1),
-    ((4, 5, 7, 3), -1),
-    ((2, 2, 150, 150), 1),
-]
+# By rows: narrow, joined, wide, in several blocks; by planes: short and long ones, in several blocks. Each number of
+# axes and dtype is compiled by itself.
+CASES = [((50, 3), 1), ((3, 1100), -1), ((9000, 20), 1), ((20, 3), 0)]
+CASES += [((6, 5, 33), 1), ((6, 33, 5), 2), ((6, 33, 5), -3), ((2, 2, 22500), 1)]
 
 
 def data(shape, axis, dtype):
@@ -31,16 +22,9 @@ def data(shape, axis, dtype):
     return x, dy, *rng.normal(size=(2, shape[axis])).astype(dtype)
 
 
-def pairs():
-    for shape, axis in CASES:
-        for dtype in (np.float32, np.float64):
-            if dtype == np.float32 or len(shape) == 2:  # one more dtype takes as long to compile as all the rest
-                yield shape, axis, dtype
-
-
-@pytest.mark.parametrize(("shape", "axis", "dtype"), pairs(), ids=str)
-def test_all_passes_have_the_bits_of_functional(user, shape, axis, dtype):
-    x, dy, gamma, beta = data(shape, axis, dtype)
+@pytest.mark.parametrize(("shape", "axis"), CASES, ids=str)
+def test_all_passes_have_the_bits_of_functional(user, shape, axis):
+    x, dy, gamma, beta = data(shape, axis, np.float32 if len(shape) == 2 else np.float64)
     wanted, context = functional.batch_norm(x, gamma, beta, eps=1e-3, channel_axis=axis)
     y, statistics = np.empty_like(x), np.empty((3, shape[axis]))
     user.norm_into(y, statistics, x, gamma, beta, 1e-3, axis)
@@ -63,6 +47,13 @@ def test_all_passes_have_the_bits_of_functional(user, shape, axis, dtype):
     assert dy.tobytes() == dx.tobytes()
     assert x.tobytes() == wanted.tobytes()
     assert statistics.tobytes() == context.statistics.tobytes()
+
+
+@pytest.mark.parametrize("axis", [1, -1, 0])
+def test_images_have_the_moments_of_functional(user, axis):
+    x, _, _, _ = data((4, 3, 5, 7), axis, np.float32)
+    context = functional.batch_norm(x, channel_axis=axis)[1]
+    assert np.stack(user.moments(x, axis)).tobytes() == context.statistics[:2].tobytes()
 
 
 def test_parameters_may_be_missing_or_of_another_dtype(user):

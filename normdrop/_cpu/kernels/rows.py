@@ -45,7 +45,8 @@ from normdrop._cpu.tuning import CHUNK, READ_AGAIN, STRIP
 __all__ = ["backward", "batch_norm", "gradients", "moments", "normalize", "row_width", "workspace_shape"]
 
 
-_NORMALIZED, _GRADIENT = loops_of(normalized), loops_of(gradient)
+_normalize_rows, _normalize_run = loops_of(normalized)
+_gradient_rows, _gradient_run = loops_of(gradient)
 
 
 class _Tasks(NamedTuple):
@@ -77,9 +78,14 @@ def range_of(plan: Any, task: Index, size: Index) -> Any:
 
 
 @helper
-def write_task(y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, loops: Any, numbers: Any) -> None:
-    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `tasks_of`."""
-    tasks, (write_rows, write_run) = _Tasks(*plan), loops
+def write_task(
+    y: Memory, inputs: Inputs, elements: Any, plan: Any, width: Index, write_rows: Any, write_run: Any, numbers: Any
+) -> None:
+    """Write a task's elements [start, stop); y and inputs begin with the first of them; plan is that of `tasks_of`.
+
+    The loops of the operation come one by one: a tuple of functions is to Numba an experiment of which it warns.
+    """
+    tasks = _Tasks(*plan)
     start, stop = elements
     n, first = stop - start, 0
     if tasks.strip > 0:
@@ -115,10 +121,8 @@ def normalize(y: Memory, x: Memory, vectors: Table, work: Workspace) -> None:
     plan = tasks_of(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
         start, stop = range_of(plan, task, x.size)
-        vectors_ = mean, scale, shift
-        write_task(
-            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, _NORMALIZED, Columns(vectors_, ())
-        )
+        to, inputs, numbers = pointer(y, start), (pointer(x, start),), Columns((mean, scale, shift), ())
+        write_task(to, inputs, (start, stop), plan, width, _normalize_rows, _normalize_run, numbers)
 
 
 @kernel("OIPwwPf")
@@ -137,9 +141,8 @@ def batch_norm(
     plan = tasks_of(y, width, 3, should_stream(y, x, READ_AGAIN))
     for task in prange(plan[0]):
         start, stop = range_of(plan, task, x.size)
-        write_task(
-            pointer(y, start), (pointer(x, start),), (start, stop), plan, width, _NORMALIZED, Columns(rows[:3], ())
-        )
+        to, inputs, numbers = pointer(y, start), (pointer(x, start),), Columns(rows[:3], ())
+        write_task(to, inputs, (start, stop), plan, width, _normalize_rows, _normalize_run, numbers)
 
 
 @kernel("PIIpP")
@@ -166,5 +169,5 @@ def backward(dx: Memory, dy: Memory, x: Memory, sums: Table, statistics: Table, 
     plan = tasks_of(dx, width, 4, should_stream(dx, x, READ_AGAIN) and address(dx) != address(dy))
     for task in prange(plan[0]):
         start, stop = range_of(plan, task, x.size)
-        inputs = pointer(dy, start), pointer(x, start)
-        write_task(pointer(dx, start), inputs, (start, stop), plan, width, _GRADIENT, Columns(rows, ()))
+        to, inputs, numbers = pointer(dx, start), (pointer(dy, start), pointer(x, start)), Columns(rows, ())
+        write_task(to, inputs, (start, stop), plan, width, _gradient_rows, _gradient_run, numbers)
