@@ -119,7 +119,12 @@ def normalization(x: Any, gamma: Any, beta: Any, eps: Any, channel_axis: Any) ->
     integer("channel_axis", channel_axis)
 
 
-@also_compiled
 def or_constant(v: Any, n_channels: Any, constant: Any) -> Any:
-    """Numbers per channel, or for None the same in each channel."""
-    return np.full(n_channels, constant) if v is None else v
+    """Numbers per channel, or for None the same in each channel; for compiled code alone."""
+
+
+@compiled(or_constant)
+def _or_constant(v: Any, n_channels: Any, constant: Any) -> Any:
+    if is_none(v):
+        return lambda v, n_channels, constant: np.full(n_channels, constant)
+    return lambda v, n_channels, constant: v

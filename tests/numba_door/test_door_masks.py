@@ -139,7 +139,7 @@ def test_in_universal_functions_of_the_user_elements_are_those_of_the_law():
         ({"y": np.ones((7, 99), np.float32)}, "must have the shape"),
         ({"y": np.ones((7, 100), np.float32).T.copy().reshape(100, 7)}, "must have the shape"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_a_value_beyond_its_range_is_refused_and_nothing_is_written(user, change, words):
     arguments = {"y": np.ones((7, 100), np.float32), "x": data((7, 100)), "p": 0.5, "key": (1, 2), "call": 3} | change
