@@ -6,13 +6,15 @@ Their errors are of the kind that Numba shows with the line of the caller's code
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import TypingError, types
 from numba.extending import overload, register_jitable
 
 from normdrop._cpu.toolchain import launch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -26,8 +28,10 @@ def compiled(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Cal
     return decorate
 
 
-also_compiled = register_jitable(**launch.helper_options())
-"""Let compiled code call a plain function, inlined and by options of its own as above; Python calls it as it is."""
+def also_compiled(function: Function) -> Function:
+    """Let compiled code call a plain function, inlined and by options of its own, too; Python calls it as it is."""
+    register_jitable(**launch.helper_options())(function)
+    return function
 
 
 def array(name: str, kind: Any, least: int = 1, *, written: bool = False) -> None:
@@ -125,6 +129,10 @@ def or_constant(v: Any, n_channels: Any, constant: Any) -> Any:
 
 @compiled(or_constant)
 def _or_constant(v: Any, n_channels: Any, constant: Any) -> Any:
-    if is_none(v):
-        return lambda v, n_channels, constant: np.full(n_channels, constant)
-    return lambda v, n_channels, constant: v
+    def given(v: Any, n_channels: Any, constant: Any) -> Any:
+        return v
+
+    def same(v: Any, n_channels: Any, constant: Any) -> Any:
+        return np.full(n_channels, constant)
+
+    return same if is_none(v) else given

@@ -18,7 +18,7 @@ kinds.also_compiled(_formulas.squares_about)
 
 
 @kinds.also_compiled
-def _merged(n: Any, mean: Any, m2: Any, other: Any) -> Any:
+def _merged(n: float, mean: float, m2: float, other: Moments) -> Moments:
     """The moments of both parts, other = (n, mean, m2); no values change nothing, not even with a NaN as their mean."""
     other_n, other_mean, other_m2 = other
     if other_n == 0.0:

@@ -46,8 +46,8 @@ def moments(x, channel_axis):
 
 
 @njit
-def norm(x, gamma, beta, eps, channel_axis):
-    return door.batch_norm(x, gamma, beta, eps, channel_axis)
+def norm(x, gamma, beta):
+    return door.batch_norm(x, gamma, beta=beta)
 
 
 @njit

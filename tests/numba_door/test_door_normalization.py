@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.once, pytest.mark.jit]
 
 # By rows: narrow, joined, wide, in several blocks; by planes: short and long ones, in several blocks. Each number of
 # axes and dtype is compiled by itself.
-CASES = [((50, 3), 1), ((3, 1100), -1), ((9000, 20), 1), ((20, 3), 0)]
-CASES += [((6, 5, 33), 1), ((6, 33, 5), 2), ((6, 33, 5), -3), ((2, 2, 22500), 1)]
+CASES = [((50, 3), 1), ((3, 1100), -1), ((3000, 20), 1), ((20, 3), 0)]
+CASES += [((6, 5, 3, 11), 1), ((6, 11, 3, 5), -1), ((33, 2, 3, 5), 0), ((2, 1, 130, 130), 1)]
 
 
 def data(shape, axis, dtype):
@@ -49,35 +49,12 @@ def test_all_passes_have_the_bits_of_functional(user, shape, axis):
     assert statistics.tobytes() == context.statistics.tobytes()
 
 
-@pytest.mark.parametrize("axis", [1, -1, 0])
-def test_images_have_the_moments_of_functional(user, axis):
-    x, _, _, _ = data((4, 3, 5, 7), axis, np.float32)
-    context = functional.batch_norm(x, channel_axis=axis)[1]
-    assert np.stack(user.moments(x, axis)).tobytes() == context.statistics[:2].tobytes()
-
-
-def test_parameters_may_be_missing_or_of_another_dtype(user):
-    x, dy, gamma, beta = data((20, 3), 1, np.float32)
-    wide = gamma.astype(np.float64)
-    for scale, shift in ((None, None), (wide, beta), (None, beta)):
-        y, statistics = user.norm(x, scale, shift, 1e-5, 1)
+def test_parameters_may_be_missing_or_of_another_dtype_and_options_left_out(user):
+    x, _, gamma, beta = data((20, 3), 1, np.float32)
+    for scale, shift in ((None, None), (gamma.astype(np.float64), beta)):
+        y, statistics = user.norm(x, scale, shift)
         wanted, context = functional.batch_norm(x, scale, shift)
         assert y.tobytes() + statistics.tobytes() == wanted.tobytes() + context.statistics.tobytes()
-    dx, dgamma, dbeta = np.empty_like(x), np.empty(3), np.empty(3)
-    user.backward_into(dx, dgamma, dbeta, dy, x, statistics, None, 1)
-    sums = functional.batch_norm_backward(dy, functional.batch_norm(x, None, wide)[1])
-    assert [g.tobytes() for g in (dx, dgamma, dbeta)] == [g.tobytes() for g in sums]
-
-
-def test_options_have_the_defaults_of_functional():
-    from numba import njit
-
-    @njit
-    def default(x, gamma, beta):
-        return door.batch_norm(x, gamma, beta=beta)
-
-    x, _, gamma, beta = data((20, 3), 1, np.float32)
-    assert default(x, gamma, beta)[0].tobytes() == functional.batch_norm(x, gamma, beta)[0].tobytes()
 
 
 def test_functions_called_from_python_give_what_compiled_code_does(user):
@@ -85,7 +62,9 @@ def test_functions_called_from_python_give_what_compiled_code_does(user):
     y, statistics = door.batch_norm(x, gamma, beta)
     into, table = np.empty_like(x), np.empty((3, 3))
     door.batch_norm_into(into, table, x, gamma, beta)
-    for result, numbers in ((into, table), user.norm(x, gamma, beta, 1e-5, 1)):
+    results = [(into, table), (np.empty_like(x), np.empty((3, 3)))]
+    user.norm_into(*results[1], x, gamma, beta, 1e-5, 1)
+    for result, numbers in results:
         assert result.tobytes() + numbers.tobytes() == y.tobytes() + statistics.tobytes()
     assert np.stack(door.moments(x)).tobytes() == np.stack(user.moments(x, 1)).tobytes()
     results = []
@@ -93,7 +72,7 @@ def test_functions_called_from_python_give_what_compiled_code_does(user):
         (door.batch_norm_backward_into, door.normalize_into),
         (user.backward_into, user.normalize_into),
     ):
-        dx, dgamma, dbeta = np.empty_like(x), np.empty_like(gamma), np.empty(3)
+        dx, dgamma, dbeta = np.empty_like(x), np.empty_like(gamma), np.empty_like(gamma)
         backward(dx, dgamma, dbeta, dy, x, statistics, gamma, 1)
         normalize(into, x, *statistics[:2], gamma, beta, 1e-5, 1)
         results.append([a.tobytes() for a in (dx, dgamma, dbeta, into)])
@@ -102,13 +81,13 @@ def test_functions_called_from_python_give_what_compiled_code_does(user):
 
 def test_an_empty_batch_has_no_statistics(user):
     x = np.empty((0, 3), np.float32)
-    y, statistics = user.norm(x, None, None, 1e-5, 1)
+    y, statistics = user.norm(x, None, None)
     assert y.shape == (0, 3)
     assert np.isnan(statistics).all()
     assert np.isnan(user.moments(x, 1)).all()
     assert np.isnan(door.moments(x)).all()
-    dgamma, dbeta = np.ones(3, np.float32), np.ones(3, np.float32)
-    user.backward_into(x, dgamma, dbeta, x, x, statistics, None, 1)
+    dgamma, dbeta, gamma = np.ones((3, 3), np.float32)
+    user.backward_into(x, dgamma, dbeta, x, x, statistics, gamma, 1)
     assert dgamma.tolist() == dbeta.tolist() == [0, 0, 0]
 
 
@@ -132,8 +111,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(user, change, words
     arguments = {"y": np.ones((20, 3), np.float32), "statistics": np.ones((3, 3)), "x": np.zeros((20, 3), np.float32)}
     arguments |= {"gamma": np.ones(3, np.float32), "beta": np.ones(3, np.float32), "eps": 1e-5, "channel_axis": 1}
     arguments |= change
-    for function in (user.norm_into, door.batch_norm_into):
-        with pytest.raises(ValueError, match=words if function is user.norm_into else ""):
+    for function, match in ((user.norm_into, words), (door.batch_norm_into, None)):
+        with pytest.raises(ValueError, match=match):
             function(*arguments.values())
         assert (arguments["y"] == 1).all()
         assert (arguments["statistics"] == 1).all()
@@ -147,8 +126,9 @@ def test_gradients_and_inference_refuse_what_does_not_fit(user):
         arguments[place] = bad
         with pytest.raises(ValueError, match="must"):
             user.backward_into(*arguments)
-    for place, bad in ((0, x[1:]), (2, short), (3, short), (3, -vector), (4, short), (5, short)):
-        arguments = [x.copy(), x, vector, vector, vector, vector, 1e-5, 1]
+    wide, narrow = np.ones(3), np.ones(2)
+    for place, bad in ((0, x[1:]), (2, narrow), (3, narrow), (3, -wide), (4, short), (5, short)):
+        arguments = [x.copy(), x, wide, wide, vector, vector, 1e-5, 1]
         arguments[place] = bad
         with pytest.raises(ValueError, match="must"):
             user.normalize_into(*arguments)
