@@ -152,7 +152,7 @@ class Compiled:
 
 
 def compile_seconds(body: str) -> float:
-    """Return the seconds that the first call of a function takes in a new process with no cache."""
+    """Return the seconds of the processor that the first call of a function takes in a new process with no cache."""
     code = f"""if True:
         import time
         import numpy as np
@@ -163,9 +163,9 @@ def compile_seconds(body: str) -> float:
         @numba.njit
         def run(y, x, key):
             {body}
-        start = time.perf_counter()
+        start = time.process_time()
         run(x, x, (1, 2))
-        print(time.perf_counter() - start)"""
+        print(time.process_time() - start)"""
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
     return float(done.stdout)
 

@@ -72,6 +72,7 @@ def test_every_benchmark_runs():
         "memory.track_bytes_kept_for_backward",
         "accuracy.Normalization.track_variance_error",
         "accuracy.Normalization.track_output_error",
+        "njit.Compiled.track_kernel_ratio",
     }
 
 
