@@ -285,7 +285,7 @@ class MaskStream:
     def reserve(self, n: int) -> int:
         """Return the number of the next call and move past `n` calls, for a loop that counts them itself.
 
-        Such a loop is one that Numba compiles, which cannot ask a stream: see `normdrop.numba`.
+        Such a loop is one that Numba compiles, which cannot ask a stream: see ``normdrop.numba``.
 
         Parameters
         ----------
