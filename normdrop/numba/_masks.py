@@ -93,7 +93,7 @@ def keep(key: Key, call: int, index: int, p: float) -> Any:
 
     See Also
     --------
-    dropout_into : whole arrays, in vectors, at a tenth of the time.
+    dropout_into : whole arrays, of which 256 elements are decided at once.
 
     Examples
     --------
