@@ -11,10 +11,9 @@ To add an activation, write both functions and a row of `ACTIVATIONS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import FunctionType
 from typing import Any, NamedTuple
 
-from normdrop import _exponentials
+from normdrop import _exponentials, _targets
 from normdrop._exponentials import A, B, clipped, exp, exp_of_gelu_tanh, expm1, less, magnitude, normal, number, where
 
 # Straight pieces.
@@ -203,15 +202,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 _NAMES = {**vars(_exponentials), **globals()}
-_FUNCTIONS = {name: value for name, value in _NAMES.items() if isinstance(value, FunctionType)}
 
 
 def bound(primitives: Mapping[str, Any], compiled: Callable[[Any], Any]) -> dict[str, Activation]:
     """Return `ACTIVATIONS` on a target's primitives; `compiled` makes a function one that its kernels call."""
-    names = {**_NAMES, **primitives}
-    for name in _FUNCTIONS.keys() - primitives.keys():
-        function = _FUNCTIONS[name]
-        names[name] = compiled(FunctionType(function.__code__, names, name))
+    names = _targets.bound(_NAMES, primitives, compiled)
     return {
         name: known._replace(value=names[known.value.__name__], derivative=names[known.derivative.__name__])
         for name, known in ACTIVATIONS.items()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from normdrop import _device, _exact, _process
 from normdrop._activations import ACTIVATIONS
+from normdrop._concrete import Relaxation
 from normdrop._positions import OTHERS, SPARE, Positions
 from normdrop._steps import Steps
 
@@ -292,6 +293,24 @@ def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
     _fused("dx", dx, (x, None), steps)
     _input("dy", dy, x.shape, x.dtype, x)
     select(x).act_dropout_backward(dx, dy, x, steps)
+
+
+def concrete_dropout(y: Array, x: Array, relaxation: Relaxation) -> None:
+    """y = x * (1 - z) / (1 - p), flat."""
+    _input("x", x, (x.size,), x.dtype, x)
+    _result("y", y, x.shape, x.dtype, x)
+    _law(relaxation.key, relaxation.call, 0)
+    select(x).concrete_dropout(y, x, relaxation)
+
+
+def concrete_dropout_backward(dx: Array, dlogit: Vectors, dy: Array, x: Array, relaxation: Relaxation) -> None:
+    """dx, flat, and dlogit[0], the gradient of the logit."""
+    _input("x", x, (x.size,), x.dtype, x)
+    _result("dx", dx, x.shape, x.dtype, x)
+    _input("dy", dy, x.shape, x.dtype, x)
+    _result("dlogit", dlogit, (1,), _FLOAT64, x)
+    _law(relaxation.key, relaxation.call, 0)
+    select(x).concrete_dropout_backward(dx, dlogit, dy, x, relaxation)
 
 
 def _fused(name: str, y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> None:

@@ -25,6 +25,11 @@ def power_of_two(k: Any) -> Any:
     return ((k + (2.0**52 + 1023.0)).view(np.int64) << 52).view(np.float64)
 
 
+def exponent(x: Any) -> Any:
+    """Return the whole number k with 2**k <= x < 2**(k + 1), x positive and not subnormal."""
+    return ((x.view(np.int64) >> 52) - 1023).astype(np.float64)
+
+
 def clipped(u: Any, least: Any, most: Any) -> Any:
     """Return u between two numbers; a NaN stays."""
     return where(less(u, least), least, where(less(most, u), most, u))

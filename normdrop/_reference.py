@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _exact
+from normdrop import _concrete, _exact
 from normdrop._activations import ACTIVATIONS
+from normdrop._concrete import Relaxation
 from normdrop._positions import SPARE, Positions
 from normdrop._steps import Steps
 
@@ -54,9 +55,9 @@ def philox(counter: list[Words], key: tuple[int, int]) -> list[Words]:
     return [c0, c1, c2, c3]
 
 
-def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
-    """Set mask[j] = whether element first + j is kept, by the mask law, version 1; flat, threshold = T < 2**32."""
-    i = np.arange(mask.size, dtype=np.uint64) + np.uint64(first)
+def _halves(size: int, key: tuple[int, int], call: int, first: int) -> tuple[Words, Words]:
+    """u_hi and u_lo of the mask law, version 1, of elements first, first + 1, ...; all that are asked for are drawn."""
+    i = np.arange(size, dtype=np.uint64) + np.uint64(first)
     g, e = i // np.uint64(128), i % np.uint64(128)
     r, h, t = e // np.uint64(32), (e // np.uint64(16)) % np.uint64(2), e % np.uint64(16)
     b = np.uint64(16) * g + t
@@ -67,8 +68,13 @@ def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first
         word = np.choose(r.astype(np.intp), philox(counter, key))
         return (word >> (np.uint64(16) * h)) & np.uint64(0xFFFF)
 
+    return half_word(0), half_word(1 << 31)
+
+
+def keep_mask(mask: Mask, key: tuple[int, int], call: int, threshold: int, first: int = 0) -> None:
+    """Set mask[j] = whether element first + j is kept, by the mask law, version 1; flat, threshold = T < 2**32."""
+    u_high, u_low = _halves(mask.size, key, call, first)
     high, low = threshold >> 16, threshold & 0xFFFF
-    u_high, u_low = half_word(0), half_word(1 << 31)
     mask[...] = np.where(u_high == high, u_low >= low, u_high > high)
 
 
@@ -87,6 +93,12 @@ def enumerate_masks(masks: Mask, weights: Vector, p: Vector, first: int) -> None
     for j, dropped in enumerate(p):
         masks[:, j] = numbers >> j & 1
         weights *= np.where(masks[:, j], 1.0 - dropped, dropped)
+
+
+def numbers(size: int, key: tuple[int, int], call: int) -> Vector:
+    """Return n + 1/2 of each element, n the 32-bit number that the mask law compares with T."""
+    u_high, u_low = _halves(size, key, call, 0)
+    return ((u_high << np.uint64(16)) | u_low).astype(np.float64) + 0.5
 
 
 def _scaled(x: Array, scale: float) -> Array:
@@ -339,3 +351,19 @@ def act_dropout(y: Array, inputs: tuple[Array, Array | None], steps: Steps) -> N
 def act_dropout_backward(dx: Array, dy: Array, x: Array, steps: Steps) -> None:
     """Set dx = gradient of `act_dropout`, flat; +0 where dropped or the activation's derivative is 0."""
     dx[...] = _gradient(dy, x, steps)
+
+
+def concrete_dropout(y: Array, x: Array, relaxation: Relaxation) -> None:
+    """Set y = x * (1 - z) / (1 - p), flat, in float64 and rounded; +0 where 1 - z is 0."""
+    a = numbers(x.size, relaxation.key, relaxation.call)
+    with np.errstate(all="ignore"):
+        y[...] = _rounded(_concrete.value(_wide(x), a, *relaxation.constants()[:3]), y.dtype)
+
+
+def concrete_dropout_backward(dx: Array, dlogit: Vectors, dy: Array, x: Array, relaxation: Relaxation) -> None:
+    """Set dx, flat, and dlogit[0], the gradient of the logit, a sum as in `_concrete.summed`."""
+    a = numbers(x.size, relaxation.key, relaxation.call)
+    with np.errstate(all="ignore"):
+        gradient, share = _concrete.gradients(_wide(dy), _wide(x), a, *relaxation.constants())
+        dx[...] = _rounded(gradient, dx.dtype)
+        dlogit[0] = _concrete.summed(share)

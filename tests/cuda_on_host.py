@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from normdrop import _cuda, _device
-from normdrop._positions import Positions
-from normdrop._steps import Steps
 
 
 def _launcher(name: str) -> Any:
@@ -18,12 +16,8 @@ def _launcher(name: str) -> Any:
         copies = {_memory(a): _device.view(_device.to_device(a)) for a in arrays}
 
         def on_gpu(a: Any) -> Any:
-            if isinstance(a, Steps):
-                return a._replace(mask=on_gpu(a.mask))
-            if isinstance(a, Positions):
-                return a._replace(mask=on_gpu(a.mask), weights=on_gpu(a.weights))
             if isinstance(a, tuple):
-                return tuple(map(on_gpu, a))
+                return getattr(type(a), "_make", tuple)(map(on_gpu, a))
             return copies[_memory(a)] if isinstance(a, np.ndarray) else a
 
         returned = getattr(_cuda, name)(*map(on_gpu, arguments), **{key: on_gpu(a) for key, a in named.items()})

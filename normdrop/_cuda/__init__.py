@@ -1,5 +1,6 @@
 """The CUDA backend: launchers over Numba kernels, with the signatures of `normdrop._reference`."""
 
+from normdrop._cuda.concrete import concrete_dropout, concrete_dropout_backward
 from normdrop._cuda.fused import (
     act_dropout,
     act_dropout_backward,
@@ -42,6 +43,8 @@ __all__ = [
     "batch_norm_act",
     "batch_norm_act_backward",
     "batch_norm_backward",
+    "concrete_dropout",
+    "concrete_dropout_backward",
     "dropout",
     "dropout_transposed",
     "enumerate_masks",

@@ -37,17 +37,33 @@ def _power_of_two_code(typing: Any, k: Any) -> Any:
     return types.float64(k), code
 
 
-_PRIMITIVES = {
+def _exponent(x: Any) -> Any:
+    return _exponentials.exponent(np.float64(x))
+
+
+def _exponent_code(typing: Any, x: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.bitcast(arguments[0], ir.IntType(64))
+        biased = builder.lshr(word, ir.Constant(ir.IntType(64), 52))
+        return builder.sitofp(builder.sub(biased, ir.Constant(ir.IntType(64), 1023)), ir.DoubleType())
+
+    return types.float64(x), code
+
+
+_PLAIN = SIMULATED or intrinsic is None
+
+PRIMITIVES = {
+    "exponent": _exponent if _PLAIN else intrinsic(_exponent_code),
     "less": helper(_less),
     "where": helper(_where),
     "number": helper(_number),
-    "power_of_two": _power_of_two if SIMULATED or intrinsic is None else intrinsic(_power_of_two_code),
+    "power_of_two": _power_of_two if _PLAIN else intrinsic(_power_of_two_code),
 }
 
 
 @functools.lru_cache(1)
 def _bound() -> dict[str, _activations.Activation]:
-    return _activations.bound(_PRIMITIVES, helper)
+    return _activations.bound(PRIMITIVES, helper)
 
 
 def activation(name: str) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ RUN = 16  # elements of a run
 
 keeps = helper(_philox.keeps)
 
-_FLIP = np.uint32(0x80000000)
+FLIP = np.uint32(0x80000000)
 _HALF = np.uint64(0xFFFF)
 _16, _32 = np.uint64(16), np.uint64(32)
 _M0, _M1 = np.uint32(_philox.MULTIPLIER_0), np.uint32(_philox.MULTIPLIER_1)
@@ -37,6 +37,13 @@ def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
         c2, c3 = np.uint32(np.uint32(product_0 >> _32) ^ c3 ^ k1), np.uint32(product_0)
         k0, k1 = np.uint32(k0 + _W0), np.uint32(k1 + _W1)
     return np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
+
+
+@helper
+def words(b: Any, key: Any, call: Any, flip: Any) -> Any:
+    """Return the words of counter b; key = first word + 2**32 * second word, `flip` is xor-ed to the fourth word."""
+    c0, c1, c2, c3 = np.uint32(b), np.uint32(b >> _32), np.uint32(call), np.uint32(np.uint32(call >> _32) ^ flip)
+    return philox4x32(c0, c1, c2, c3, np.uint32(key), np.uint32(key >> _32))
 
 
 @helper
@@ -62,7 +69,7 @@ def kept_bits(b: Any, key: Any, call: Any, threshold: Any) -> Any:
     l0, l1, l2, l3 = w0, w0, w0, w0
     top = threshold >> _16
     if _has_tie(w0, top) | _has_tie(w1, top) | _has_tie(w2, top) | _has_tie(w3, top):
-        l0, l1, l2, l3 = philox4x32(c0, c1, c2, np.uint32(c3 ^ _FLIP), k0, k1)
+        l0, l1, l2, l3 = philox4x32(c0, c1, c2, np.uint32(c3 ^ FLIP), k0, k1)
     return (
         _word_bits(w0, l0, threshold)
         | _word_bits(w1, l1, threshold) << np.int32(2)

@@ -15,6 +15,11 @@ from normdrop.functional._batch_norm_inference import (
     batch_norm_inference,
     batch_norm_inference_backward,
 )
+from normdrop.functional._concrete_dropout import (
+    ConcreteDropoutContext,
+    concrete_dropout,
+    concrete_dropout_backward,
+)
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._invariance import scale_invariance
 from normdrop.functional._masking import DropoutContext
@@ -25,6 +30,7 @@ __all__ = [
     "BatchNormActContext",
     "BatchNormActInferenceContext",
     "BatchNormContext",
+    "ConcreteDropoutContext",
     "DropoutContext",
     "InferenceContext",
     "act_dropout",
@@ -37,6 +43,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "concrete_dropout",
+    "concrete_dropout_backward",
     "dropout",
     "dropout_backward",
     "dropout_inference",
@@ -50,6 +58,7 @@ for _context in (
     BatchNormActContext,
     BatchNormActInferenceContext,
     BatchNormContext,
+    ConcreteDropoutContext,
     DropoutContext,
     InferenceContext,
 ):

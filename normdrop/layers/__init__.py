@@ -7,6 +7,7 @@ from normdrop.layers.batch_norm import BatchNorm
 from normdrop.layers.batch_norm_act import BatchNormAct
 from normdrop.layers.batch_norm_act_ranks import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normdrop.layers.concrete_dropout import ConcreteDropout
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 
@@ -19,6 +20,7 @@ __all__ = [
     "BatchNormAct1d",
     "BatchNormAct2d",
     "BatchNormAct3d",
+    "ConcreteDropout",
     "Dropout",
     "Dropout1d",
     "Dropout2d",

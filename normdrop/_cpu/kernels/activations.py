@@ -10,7 +10,8 @@ from normdrop._cpu.lanes import choosing
 from normdrop._cpu.lanes.simd import splat
 from normdrop._cpu.toolchain.launch import helper
 
-_PRIMITIVES = {
+PRIMITIVES = {
+    "exponent": choosing.exponent,
     "less": choosing.less,
     "where": choosing.where,
     "number": splat,
@@ -20,7 +21,7 @@ _PRIMITIVES = {
 
 @functools.lru_cache(1)
 def _bound() -> dict[str, _activations.Activation]:
-    return _activations.bound(_PRIMITIVES, helper)
+    return _activations.bound(PRIMITIVES, helper)
 
 
 def activation(name: str) -> tuple[Any, Any]:

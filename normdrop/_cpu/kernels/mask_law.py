@@ -173,11 +173,16 @@ class _NeonPhilox(_Philox):
         return self.builder.shuffle_vector(*product, _places([0, 2, 4, 6]))
 
 
+def philox_code(builder: Any, pair: Any, call: Any, keys: list[Any]) -> _Philox:
+    """Return the code of Philox for a pair of groups, as the processor at hand takes it."""
+    keep_vectors_whole(builder)
+    return (_NeonPhilox if target.is_arm() else _Philox)(builder, pair, call, keys)
+
+
 def _draw_typing(_context: Any, pair: Any, call: Any, key0: Any, key1: Any, threshold: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        keep_vectors_whole(builder)
         pair, call, key0, key1, threshold = args
-        philox = (_NeonPhilox if target.is_arm() else _Philox)(builder, pair, call, [key0, key1])
+        philox = philox_code(builder, pair, call, [key0, key1])
         t_high, t_low = (
             broadcast(builder, builder.trunc(builder.lshr(threshold, ir.Constant(_I64, shift)), _I16), _HALVES.count)
             for shift in (16, 0)

@@ -1,4 +1,4 @@
-"""What formulas with cases need of vectors: comparisons, choices, and powers of two.
+"""What formulas with cases need of vectors: comparisons, choices, powers of two, and their exponents.
 
 With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
 """
@@ -71,3 +71,21 @@ def power_of_two(k: Any) -> Any:
     The lowest bits of k + 2**52 + 1023 are those of the exponent.
     """
     return ((k + (2.0**52 + 1023.0)).view(np.int64) << 52).view(np.float64)
+
+
+def _exponent_typing(_typing_context: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        # The biased exponent is put into the lowest bits of 2**52, which conversions to float64 would take longer for.
+        integers = ir.VectorType(_I64, LANES)
+        shifted = builder.lshr(builder.bitcast(args[0], integers), broadcast(builder, ir.Constant(_I64, 52), LANES))
+        whole = builder.or_(shifted, broadcast(builder, ir.Constant(_I64, 0x433 << 52), LANES))
+        bias = broadcast(builder, ir.Constant(ir.DoubleType(), 2.0**52 + 1023.0), LANES)
+        return builder.fsub(builder.bitcast(whole, args[0].type), bias)
+
+    return FLOAT64(x), codegen
+
+
+@compiled_as(_exponent_typing)
+def exponent(x: Any) -> Any:
+    """Return the whole number k with 2**k <= x < 2**(k + 1) of each lane, positive and not subnormal."""
+    return ((x.view(np.int64) >> 52) - 1023).astype(np.float64)
