@@ -12,6 +12,7 @@ from normdrop import _steps
 from normdrop._cpu import fused
 from normdrop._cpu.kernels import (
     columns,
+    concrete,
     drawn_masks,
     given_masks,
     input_gradients,
@@ -35,6 +36,8 @@ def _of_input_dtype(operation: str) -> list[Kernel]:
         return [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed]
     if operation in ("channel_dropout", "sample_dropout"):
         return [given_masks.mask_planes, given_masks.mask_elements]
+    if operation == "concrete_dropout":
+        return [concrete.concrete_dropout, concrete.concrete_dropout_backward]
     orders: list[Any] = [planes, rows]
     if operation == "masked_batch_norm":
         orders = [masked_planes, masked_rows]

@@ -20,6 +20,9 @@ import normdrop
 from normdrop.demo.layers import Array, Dense, Flatten, Layer, ReLU
 from normdrop.demo.networks import Network
 
+VARIANTS = ("plain", "dropout", "boosting")
+P = 0.5
+
 
 def wide(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generator) -> Network:
     """Build 64-256-10 with ReLU and dropout (p = 0.5) after it.
@@ -66,7 +69,7 @@ def _network(sizes: tuple[int, ...], variant: str, rng: np.random.Generator, mas
     for n_in, n_out in pairwise(sizes):
         layers += [Dense(n_in, n_out, rng=rng), ReLU()]
         if variant != "plain":
-            layers.append(normdrop.Dropout(0.5, rng=mask_rng))
+            layers.append(normdrop.Dropout(P, rng=mask_rng))
     return Network([*layers, Dense(sizes[-1], 10, rng=rng)])
 
 
@@ -86,22 +89,23 @@ def mean_logits(network: Network, x: Array) -> Array:
     Returns
     -------
     ndarray, shape (N, 10)
-        Mean logits.
+        Mean logits, of the dtype of x.
     """
     network.eval()
-    drops = [i for i, layer in enumerate(network.layers) if isinstance(layer, normdrop.Dropout)]
+    drops = [
+        i for i, layer in enumerate(network.layers) if isinstance(getattr(layer, "layer", layer), normdrop.Dropout)
+    ]
     if len(drops) == 1:
         return network.forward(x)
     first, _ = drops  # two layers: with more, those between would have to be tried together
     before, after = network.layers[:first], network.layers[first + 1 :]
     hidden = _through(before, x)
-    p = network.layers[first].p  # type: ignore[attr-defined]
 
     def thinned(masks: Array) -> Array:
-        return _through(after, hidden * masks[:, np.newaxis] / np.float32(1 - p))
+        return _through(after, hidden * masks[:, np.newaxis] / np.float32(1 - P))
 
-    ensemble = normdrop.exact_ensemble(thinned, hidden.shape[1], p, dtype=np.float32)
-    return np.asarray(ensemble.mean)
+    ensemble = normdrop.exact_ensemble(thinned, hidden.shape[1], P, dtype=np.float32)
+    return np.asarray(ensemble.mean, x.dtype)
 
 
 def _through(layers: list[Layer], x: Array) -> Array:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from normdrop.demo import boosting
 from normdrop.demo.layers import Array
 from normdrop.demo.networks import VARIANTS
 from normdrop.demo.settings import Settings
 from normdrop.demo.train import BATCH, Digits, Outcome, Run, load, train
 
 NETWORKS = ("fully connected", "convolutional")
+ENSEMBLES = ("one hidden layer", "16 hidden units")  # whose thinned networks can be averaged exactly
 TARGET = 10.0  # percent test error, for the epochs to reach it
 CONVERGED = 20.0  # percent test error that a learning rate must reach; guessing makes 90
 
@@ -164,6 +166,27 @@ class Study:
             network, variant, n_train=s.few, rate=rate, evaluations=(s.rate_steps,), momentum=0.0, falling=False
         )
 
+    def of_ensembles(self, network: str, variant: str) -> list[Run]:
+        """List the runs of networks that are trained as an ensemble or each thinned network for itself.
+
+        The learning rate is lower than in the main comparison: with 0.05, boosting fails on some splits.
+
+        Parameters
+        ----------
+        network : str
+            One of `ENSEMBLES`.
+        variant : str
+            One of `boosting.VARIANTS`.
+
+        Returns
+        -------
+        list of Run
+            One for each split.
+        """
+        n_train = self.settings.few
+        evaluations = (self.settings.epochs[NETWORKS[0]] * (n_train // BATCH),)
+        return self._on_every_split(network, variant, n_train=n_train, rate=0.02, evaluations=evaluations)
+
     def runs(self) -> list[Run]:
         """List all runs, the longest first.
 
@@ -175,6 +198,7 @@ class Study:
         two = ("plain", "batch norm")
         groups = [self.on_few_digits(network, variant) for network in NETWORKS[::-1] for variant in VARIANTS[::-1]]
         groups.append(self.by_fast_dropout())
+        groups += [self.of_ensembles(network, variant) for network in ENSEMBLES for variant in boosting.VARIANTS[::-1]]
         groups += [self.on_more_digits(variant) for variant in ("plain", "dropout")]
         groups += [self.of_sigmoids(variant) for variant in two]
         for network in NETWORKS[::-1]:

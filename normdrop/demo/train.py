@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from normdrop.demo.boosting import small, wide
 from normdrop.demo.fast_dropout import fast_dropout
 from normdrop.demo.layers import Array
 from normdrop.demo.networks import SGD, Network, convolutional, fully_connected, sigmoid
@@ -17,6 +18,8 @@ BUILDERS = {
     "convolutional": convolutional,
     "sigmoid": sigmoid,
     "fast dropout": fast_dropout,
+    "one hidden layer": wide,
+    "16 hidden units": small,
 }
 
 
@@ -32,7 +35,7 @@ class Run:
     network : str
         A key of `BUILDERS`.
     variant : str
-        Which of normdrop's layers the network has, one of `networks.VARIANTS`.
+        Which of normdrop's layers the network has, one of `networks.VARIANTS`, or one of `boosting.VARIANTS`.
     n_train : int
         Number of training digits.
     rate : float

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from normdrop.demo.experiments import CONVERGED, NETWORKS, Study
+from normdrop.demo.experiments import CONVERGED, ENSEMBLES, NETWORKS, Study
 from normdrop.demo.layers import Array
 
 LEVEL = 0.01
@@ -127,6 +127,7 @@ def judge_all(study: Study) -> list[Verdict]:
         *_fast_dropout_verdicts(study),
         *_batch_norm_verdicts(study),
         *_averaging_verdicts(study),
+        *_boosting_verdicts(study),
     ]
 
 
@@ -179,3 +180,14 @@ def _averaging_verdicts(study: Study) -> Iterator[Verdict]:
     for network in NETWORKS:
         scaled = study.errors(study.on_few_digits(network, "dropout"))[:, -1]
         yield judge(f"{average} the scaled network", network, scaled, study.thinned_errors(network)[:, -1])
+
+
+def _boosting_verdicts(study: Study) -> Iterator[Verdict]:
+    claims = {
+        "thinned networks trained each for itself (dropout) beat their ensemble trained (boosting)": "dropout",
+        "no dropout at all beats the ensemble trained": "plain",
+    }
+    for claim, variant in claims.items():
+        for network in ENSEMBLES:
+            boosted, other = (study.errors(study.of_ensembles(network, v))[:, -1] for v in ("boosting", variant))
+            yield judge(claim, network, boosted, other)

@@ -52,6 +52,7 @@ CASES = {
     "dropout": ("[(n, 32)]", "[normdrop.Dropout(0.5)]"),
     "channel_dropout": ("[(n, 4, 2, 4)]", "[normdrop.Dropout2d(0.5)]"),
     "sample_dropout": ("[(n, 32)]", "[OfSamples(0.5)]"),
+    "concrete_dropout": ("[(n, 32)]", "[normdrop.ConcreteDropout(0.5)]"),
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
         "[normdrop.BatchNorm(x.shape[1])]",

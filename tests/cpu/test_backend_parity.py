@@ -20,6 +20,7 @@ _LAUNCHERS |= {"input_gradient", "batch_norm_act", "normalize_act", "act_gradien
 _LAUNCHERS |= {"act_dropout", "act_dropout_backward", "keep_samples", "enumerate_masks"}
 _LAUNCHERS |= {"act_dropout", "act_dropout_backward", "masked_moments", "masked_normalize", "masked_batch_norm"}
 _LAUNCHERS |= {"masked_parameter_gradients", "masked_batch_norm_backward"}
+_LAUNCHERS |= {"concrete_dropout", "concrete_dropout_backward"}
 
 
 def _launchers() -> list[str]:

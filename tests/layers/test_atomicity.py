@@ -46,6 +46,7 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "Dropout, original": lambda: normdrop.Dropout(0.5, scaling="original", rng=stream()),
     "Dropout, all": lambda: normdrop.Dropout(1.0, rng=stream()),
     "Dropout2d": lambda: normdrop.Dropout2d(0.5, rng=stream()),
+    "ConcreteDropout": lambda: normdrop.ConcreteDropout(0.5, rng=stream()),
     "BatchNorm": lambda: normdrop.BatchNorm(3),
     "BatchNorm, cumulative": lambda: normdrop.BatchNorm(3, momentum=None, affine=False),
     "BatchNorm, float64": lambda: normdrop.BatchNorm(3, momentum=0.0, dtype=np.float64, unbiased=False),
