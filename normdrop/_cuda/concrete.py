@@ -43,7 +43,7 @@ def _write_two(y: Any, x: Any, i: Any, high: Any, low: Any, offset: Any, sharpne
 
 
 @kernel("xxuufff")
-def forward(y: Any, x: Any, key: Any, call: Any, offset: Any, sharpness: Any, scale: Any) -> None:
+def concrete_forward(y: Any, x: Any, key: Any, call: Any, offset: Any, sharpness: Any, scale: Any) -> None:
     """y = x * (1 - z) / (1 - p). A thread has one element in each run of a group."""
     for place in range(cuda.grid(1), (x.size + GROUP - 1) // GROUP * RUN, cuda.gridsize(1)):
         i = place // RUN * GROUP + place % RUN
@@ -75,7 +75,7 @@ def _differentiate_two(
 
 
 @kernel("xxxduuffff")
-def backward(
+def concrete_backward(
     dx: Any, dy: Any, x: Any, sums: Any, key: Any, call: Any, offset: Any, sharpness: Any, scale: Any, p: Any
 ) -> None:
     """Set dx, and sums[16 * c + t] = what every 16th element of chunk c from t on adds to dlogit: a thread's share."""
@@ -117,7 +117,7 @@ def add_chunks(dlogit: Any, sums: Any, n_chunks: Any) -> None:
 def concrete_dropout(y: DeviceArray, x: DeviceArray, relaxation: Relaxation) -> None:
     """y = x * (1 - z) / (1 - p), flat; +0 where 1 - z is 0."""
     law = key_word(relaxation.key), relaxation.call, *relaxation.constants()[:3]
-    forward(x.dtype, n_blocks(x.size, THREADS * RUNS), y, x, *law)
+    concrete_forward(x.dtype, n_blocks(x.size, THREADS * RUNS), y, x, *law)
 
 
 def concrete_dropout_backward(
@@ -127,5 +127,5 @@ def concrete_dropout_backward(
     n_chunks = n_blocks(x.size, CHUNK)
     sums = scratch(x, n_chunks * LANES)
     law = key_word(relaxation.key), relaxation.call, *relaxation.constants()
-    backward(x.dtype, n_blocks(n_chunks * LANES, THREADS), dx, dy, x, sums, *law)
+    concrete_backward(x.dtype, n_blocks(n_chunks * LANES, THREADS), dx, dy, x, sums, *law)
     add_chunks(_FLOAT64, 1, dlogit, sums, n_chunks)
