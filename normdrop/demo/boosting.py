@@ -21,7 +21,6 @@ from normdrop.demo.layers import Array, Dense, Flatten, Layer, ReLU
 from normdrop.demo.networks import Network
 
 VARIANTS = ("plain", "dropout", "boosting")
-P = 0.5
 
 
 def wide(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generator) -> Network:
@@ -41,11 +40,11 @@ def wide(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generato
     Network
         A new network in training mode.
     """
-    return _network((64, 256), variant, rng, mask_rng)
+    return _network((64, 256), 0.5, variant, rng, mask_rng)
 
 
 def small(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generator) -> Network:
-    """Build 64-8-8-10 with ReLU and dropout (p = 0.5) after each: 2^16 thinned networks.
+    """Build 64-8-8-10 with ReLU and dropout (p = 0.2, of so few units) after each: 2^16 thinned networks.
 
     Parameters
     ----------
@@ -61,15 +60,17 @@ def small(variant: str, *, rng: np.random.Generator, mask_rng: np.random.Generat
     Network
         A new network in training mode.
     """
-    return _network((64, 8, 8), variant, rng, mask_rng)
+    return _network((64, 8, 8), 0.2, variant, rng, mask_rng)
 
 
-def _network(sizes: tuple[int, ...], variant: str, rng: np.random.Generator, mask_rng: np.random.Generator) -> Network:
+def _network(
+    sizes: tuple[int, ...], p: float, variant: str, rng: np.random.Generator, mask_rng: np.random.Generator
+) -> Network:
     layers: list[Layer] = [Flatten()]
     for n_in, n_out in pairwise(sizes):
         layers += [Dense(n_in, n_out, rng=rng), ReLU()]
         if variant != "plain":
-            layers.append(normdrop.Dropout(P, rng=mask_rng))
+            layers.append(normdrop.Dropout(p, rng=mask_rng))
     return Network([*layers, Dense(sizes[-1], 10, rng=rng)])
 
 
@@ -92,19 +93,17 @@ def mean_logits(network: Network, x: Array) -> Array:
         Mean logits, of the dtype of x.
     """
     network.eval()
-    drops = [
-        i for i, layer in enumerate(network.layers) if isinstance(getattr(layer, "layer", layer), normdrop.Dropout)
-    ]
+    bare = [getattr(layer, "layer", layer) for layer in network.layers]  # also on a GPU
+    drops = {i: layer.p for i, layer in enumerate(bare) if isinstance(layer, normdrop.Dropout)}
     if len(drops) == 1:
         return network.forward(x)
-    first, _ = drops  # two layers: with more, those between would have to be tried together
-    before, after = network.layers[:first], network.layers[first + 1 :]
-    hidden = _through(before, x)
+    (first, p), _ = drops.items()  # of three, the second's masks would have to be tried, too
+    hidden = _through(network.layers[:first], x)
 
     def thinned(masks: Array) -> Array:
-        return _through(after, hidden * masks[:, np.newaxis] / np.float32(1 - P))
+        return _through(network.layers[first + 1 :], hidden * masks[:, np.newaxis] / x.dtype.type(1 - p))
 
-    ensemble = normdrop.exact_ensemble(thinned, hidden.shape[1], P, dtype=np.float32)
+    ensemble = normdrop.exact_ensemble(thinned, hidden.shape[1], p, dtype=x.dtype)
     return np.asarray(ensemble.mean, x.dtype)
 
 

@@ -18,9 +18,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
     ----------
     p_input, p_hidden : float, default 0.2 and 0.5
         Probability of dropping an input, and a hidden unit.
-    n_hidden : int, default 64
+    n_hidden : int, default 256
         Number of hidden units.
-    epochs : int, default 40
+    epochs : int, default 60
         How often each sample is seen; samples that do not fill a batch wait for the next epoch.
     rate : float, default 0.05
         Learning rate at the start; it falls linearly to 0.
@@ -40,8 +40,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         *,
         p_input: float = 0.2,
         p_hidden: float = 0.5,
-        n_hidden: int = 64,
-        epochs: int = 40,
+        n_hidden: int = 256,
+        epochs: int = 60,
         rate: float = 0.05,
         seed: int = 0,
     ) -> None:

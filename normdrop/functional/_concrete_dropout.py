@@ -64,7 +64,7 @@ def concrete_dropout(
     logit : float
         log(p / (1 - p)), from -700 to 700.
     temperature : float, default 0.1
-        t, positive.
+        Positive: t above.
     rng : None, int, SeedSequence, Generator or MaskStream, optional
         Where the random numbers come from; a `MaskStream` moves on by one call, unless `x` is empty.
     out : ndarray, shape and dtype of `x`, optional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -30,7 +30,7 @@ def _number(values: Any, name: str, own: dict[str, Any]) -> None:
         raise ValueError(f"{name} is read-only and could not be changed in place; pass {name}.copy()")
 
 
-def _regularizer(name: str) -> Any:
+def _regularizer(name: str) -> Callable[[object], float]:
     """Return a check of a factor of the regularization."""
 
     def check(value: object) -> float:
@@ -56,7 +56,7 @@ class ConcreteDropout(Layer):
     p : float, default 0.1
         Probability of dropping an element at first, between 0 and 1.
     temperature : float, default 0.1
-        t, positive; the lower, the nearer a share is to 0 or 1, and the more the gradients vary.
+        Positive; the lower, the nearer a share is to 0 or 1, and the more the gradients vary.
     weight_regularizer : float, default 1e-6
         Factor of the weights' part of the regularization: l² / N in the paper, N the number of training examples.
     dropout_regularizer : float, default 1e-5
@@ -296,8 +296,8 @@ class ConcreteDropout(Layer):
         """
         squares, n_inputs = _squares(weight, input_axis)
         a = float(self.logit)
-        b = abs(a)
-        negative_entropy = -(b * _sigmoid(-b) + math.log1p(math.exp(-b)))
+        size = abs(a)  # the entropy is the same for p and 1 - p
+        negative_entropy = -(size * _sigmoid(-size) + math.log1p(math.exp(-size)))
         return self.weight_regularizer * squares / _sigmoid(-a) + self.dropout_regularizer * n_inputs * negative_entropy
 
     def regularization_gradients(self, weight: Array, *, input_axis: int = 0) -> tuple[Array, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,18 @@ from normdrop.demo.networks import Network, cross_entropy
 
 pytestmark = [pytest.mark.jit, pytest.mark.same]
 
+P = 0.25
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep matrix products to one thread: with more, small ones crawl on a busy machine."""
+    with experiments._one_thread():
+        yield
+
 
 def network(*sizes: int) -> Network:
-    made = boosting._network((64, *sizes), "boosting", np.random.default_rng(1), np.random.default_rng(2))
+    made = boosting._network((64, *sizes), P, "boosting", np.random.default_rng(1), np.random.default_rng(2))
     for layer in made.layers:  # biases that are not 0, and float64
         if isinstance(layer, Dense):
             layer.weight, layer.bias = (
@@ -41,7 +51,7 @@ def thinned(made: Network, x: Any, masks: Any) -> Any:
     h, at = x.reshape(len(x), -1), 0
     for layer in dense[:-1]:
         n = layer.weight.shape[1]
-        h = np.maximum(h @ layer.weight + layer.bias, 0) * masks[:, None, at : at + n] / (1 - boosting.P)
+        h = np.maximum(h @ layer.weight + layer.bias, 0) * masks[:, None, at : at + n] / (1 - P)
         at += n
     return h @ dense[-1].weight + dense[-1].bias
 
@@ -49,19 +59,19 @@ def thinned(made: Network, x: Any, masks: Any) -> Any:
 def test_mean_logits_are_those_of_all_thinned_networks() -> None:
     made, (x, _) = network(8, 8), digits(2)
     exact = normdrop.exact_ensemble(
-        lambda masks: softmax(thinned(made, x, masks), axis=-1), 16, boosting.P, geometric=True, block_size=4096
+        lambda masks: softmax(thinned(made, x, masks), axis=-1), 16, P, geometric=True, block_size=4096
     )
     np.testing.assert_allclose(softmax(boosting.mean_logits(made, x), axis=-1), exact.geometric_mean, rtol=1e-9)
 
 
 def test_mean_logits_of_one_layer_are_those_without_dropout() -> None:
     made, (x, _) = network(10), digits(3)
-    exact = normdrop.exact_ensemble(lambda masks: thinned(made, x, masks), 10, boosting.P)
+    exact = normdrop.exact_ensemble(lambda masks: thinned(made, x, masks), 10, P)
     np.testing.assert_allclose(boosting.mean_logits(made, x), exact.mean, rtol=1e-9)
 
 
 def test_the_mean_over_masks_of_the_gradient_is_that_of_the_ensembles_loss() -> None:
-    """Every mask of the first layer in turn, half of the second's: compared with central differences of the loss."""
+    """Every mask in turn, by its probability: compared with central differences of the loss."""
     made, (x, labels) = network(3, 2), digits(4)
     first, second = (layer for layer in made.layers if isinstance(layer, normdrop.Dropout))
     dense = [layer for layer in made.layers if isinstance(layer, Dense)]
@@ -82,7 +92,7 @@ def test_the_mean_over_masks_of_the_gradient_is_that_of_the_ensembles_loss() -> 
         for layer in reversed(made.layers):
             dy = layer.backward(dy, context=contexts[id(layer)]) if id(layer) in contexts else layer.backward(dy)
         for total, layer in zip(mean, dense, strict=True):
-            total += layer.dweight / 2**5
+            total += layer.dweight * np.prod(np.where(kept, 1 - P, P))
 
     def loss() -> float:
         logits = boosting.mean_logits(made, x)
@@ -103,7 +113,7 @@ def test_variants_differ_in_the_error_that_is_passed_back_alone(name: str) -> No
     """The same weights, digits and masks: after a step, dropout and boosting are apart, and each is reproducible."""
     outcomes = {}
     for variant in boosting.VARIANTS:
-        runs = [train.Run(name, variant, 200, 0.02, (40,), split=0, seed=0) for _ in range(2)]
+        runs = [train.Run(name, variant, 200, 0.02, (60,), split=0, seed=0) for _ in range(2)]
         first, second = (train.train(run, train.load()) for run in runs)
         assert first == second
         outcomes[variant] = first.errors[-1]
@@ -121,6 +131,5 @@ def test_the_demo_judges_boosting_by_its_own_runs() -> None:
         for run in study.of_ensembles(name, variant)
     }
     found = list(verdicts._boosting_verdicts(study))
-    assert len(found) == 4
-    assert [(round(v.before, 2), round(v.after, 2)) for v in found] == [(6.05, 4.05)] * 2 + [(6.05, 5.05)] * 2
-    assert {v.case for v in found} == set(experiments.ENSEMBLES)
+    assert [(round(v.before, 2), round(v.after, 2)) for v in found] == [(6.05, 4.05)] * 2
+    assert [v.case for v in found] == list(experiments.ENSEMBLES)
