@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import shutil
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import normdrop
+from normdrop._cpu.toolchain import sources
 
 pytestmark = [
     pytest.mark.once,
@@ -150,3 +154,25 @@ def test_a_cache_of_another_user_costs_only_time(cache: Path, tmp_path: Path, mo
             path.chmod(path.stat().st_mode | 0o055)
     cache.chmod(mode)
     assert _hits(tmp_path / "own", "float32", str(cache), before=AS_ANOTHER) == 0
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules of the package outside of the compiled backend that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "normdrop":
+            _, *rest = (node.module or "").split(".")
+            found |= {rest[0]} if rest else {alias.name for alias in node.names}
+    return found - {"_cpu"}
+
+
+def test_all_arithmetic_that_kernels_compile_is_in_their_names() -> None:
+    """Else a kernel of an older version would be taken for the present one's."""
+    package = Path(normdrop.__path__[0])
+    found: set[str] = set()
+    files = [path for room in ("kernels", "lanes") for path in (package / "_cpu" / room).glob("*.py")]
+    new = set().union(*map(_imported, files))
+    while new:
+        found |= new
+        new = set().union(*(_imported(package / f"{name}.py") for name in new)) - found
+    assert found == set(sources.ARITHMETIC)

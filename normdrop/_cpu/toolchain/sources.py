@@ -8,6 +8,8 @@ import os
 import pkgutil
 import secrets
 
+ARITHMETIC = ("_philox", "_formulas", "_exponentials", "_activations", "_concrete", "_targets")  # beside this folder
+
 
 @functools.cache
 def digests() -> tuple[str, ...]:
@@ -24,8 +26,7 @@ def digests() -> tuple[str, ...]:
     names = [f"{room}{name}" for room, path in rooms.items() for name in _modules(path)]
     if len(names) < len(rooms):
         raise OSError("the modules of the package cannot be listed")
-    arithmetic = ("_philox", "_formulas", "_exponentials", "_activations")
-    return tuple(map(_digest_of_source, (*arithmetic, *names)))
+    return tuple(map(_digest_of_source, (*ARITHMETIC, *names)))
 
 
 @functools.cache
