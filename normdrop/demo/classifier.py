@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from threadpoolctl import threadpool_limits
 
 import normdrop
 from normdrop.demo.layers import Array, Dense, Layer, ReLU
@@ -81,10 +82,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         optimizer = SGD(self.network_)
         size = min(BATCH, len(x))
         steps = [part for _ in range(self.epochs) for part in _batches(order.permutation(len(x)), size)]
-        for k, batch in enumerate(steps):
-            _, dlogits = cross_entropy(self.network_.forward(x[batch]), labels[batch])
-            self.network_.backward(dlogits)
-            optimizer.step(self.rate * (1 - k / len(steps)))
+        with threadpool_limits(1, "blas"):  # small products are faster on one thread
+            for k, batch in enumerate(steps):
+                _, dlogits = cross_entropy(self.network_.forward(x[batch]), labels[batch])
+                self.network_.backward(dlogits)
+                optimizer.step(self.rate * (1 - k / len(steps)))
         self.network_.eval()
         return self
 

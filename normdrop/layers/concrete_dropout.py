@@ -49,7 +49,7 @@ class ConcreteDropout(Layer):
         z_i = \sigma\left(\frac{1}{t} \left(\log\frac{p}{1 - p} - \log\frac{u_i}{1 - u_i}\right)\right)
 
     with uniform :math:`u_i`. What is learned is the logit of p, log(p / (1 - p)), which may be any number. Without
-    a regularization, p only falls; the paper's is that of `regularization`.
+    a regularization, p would fall, as noise makes most losses larger; the paper's is that of `regularization`.
 
     Parameters
     ----------

@@ -113,7 +113,8 @@ def test_kernels_have_the_bits_of_the_reference_whatever_the_size(backend: Any, 
     if on_gpu and not SIMULATED:
         pytest.skip("a GPU may contract products into sums, which changes last places")
     relaxation = Relaxation(KEY, CALL, -1.25, 0.1)
-    for n in (1, 17, CHUNK + 1) if on_gpu or WITHOUT_JIT else (1, 15, 16, 17, 255, 257, CHUNK, 3 * CHUNK + 19):
+    few = (1, 17, CHUNK + 1 if dtype == "float32" else 300)
+    for n in few if on_gpu or WITHOUT_JIT else (1, 15, 16, 17, 255, 257, CHUNK, 3 * CHUNK + 19):
         x, dy = normal(n, seed=n).astype(dtype_of(dtype)), normal(n, seed=n + 1).astype(dtype_of(dtype))
         assert passes(backend, x, dy, relaxation) == passes(_reference, x, dy, relaxation), n
 
