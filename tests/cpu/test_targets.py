@@ -50,6 +50,9 @@ for shape in json.loads(SHAPES):
             found[f"dropout {shape} {dtype} {axes}"] = digest(y, mask, functional.dropout_backward(dy, context))
         y, context, mask = functional.dropout(np.asfortranarray(x), 0.3, rng=5, return_mask=True)
         found[f"Fortran {shape} {dtype}"] = digest(y, mask)
+        y, context = functional.concrete_dropout(x, -0.5, rng=5)
+        dx, dlogit = functional.concrete_dropout_backward(dy, context)
+        found[f"concrete {shape} {dtype}"] = digest(y, dx, np.array(dlogit))
 print(json.dumps(found))
 """
 SMALL, LARGE = "[[5, 3], [3, 5, 37], [100, 70]]", "[[1031, 67], [3, 5, 70, 71]]"  # the latter on threads

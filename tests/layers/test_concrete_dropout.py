@@ -215,6 +215,7 @@ def test_gradients_of_the_regularization_keep_the_weights_dtype_and_leave_them_u
         made().regularization([[1.0]])  # type: ignore[arg-type]
 
 
+@pytest.mark.jit
 def test_p_is_learned_noise_that_hurts_falls_and_noise_that_is_free_grows_to_a_half() -> None:
     """Regression on inputs of which every one counts, and on such of which none does."""
     rng = np.random.default_rng(3)
