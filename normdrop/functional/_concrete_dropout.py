@@ -133,7 +133,7 @@ def _forward(x: Array, relaxation: Relaxation, out: Array | None) -> tuple[Array
 
 def _counted(x: Array) -> Array:
     """Return the elements as the mask law counts them."""
-    return _layout.c_ordered(x).reshape((-1,))
+    return _layout.c_ordered(x).reshape(-1)
 
 
 def _flat(walk: Pass) -> tuple[Array, Any]:
@@ -141,13 +141,13 @@ def _flat(walk: Pass) -> tuple[Array, Any]:
     shape, order = walk.dense.shape, walk.layout.order
     walk.fold(tuple(shape[axis] for axis in order))
     if walk.layout.is_c_order:
-        return walk.y.reshape((-1,)), lambda: None
+        return walk.y.reshape(-1), lambda: None
     y = _device.empty(shape, walk.y.dtype, walk.y)
 
     def turn() -> None:
         walk.y[...] = y.transpose(order)
 
-    return y.reshape((-1,)), turn
+    return y.reshape(-1), turn
 
 
 def concrete_dropout_backward(
