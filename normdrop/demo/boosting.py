@@ -18,7 +18,7 @@ import numpy as np
 
 import normdrop
 from normdrop.demo.layers import Array, Dense, Flatten, Layer, ReLU
-from normdrop.demo.networks import Network
+from normdrop.demo.networks import Network, cross_entropy
 
 VARIANTS = ("plain", "dropout", "boosting")
 
@@ -71,7 +71,32 @@ def _network(
         layers += [Dense(n_in, n_out, rng=rng), ReLU()]
         if variant != "plain":
             layers.append(normdrop.Dropout(p, rng=mask_rng))
-    return Network([*layers, Dense(sizes[-1], 10, rng=rng)])
+    return (Boosted if variant == "boosting" else Network)([*layers, Dense(sizes[-1], 10, rng=rng)])
+
+
+class Boosted(Network):
+    """A network whose ensemble of thinned networks is trained."""
+
+    def learn(self, x: Array, labels: Array) -> float:
+        """Compute the ensemble's loss of a batch, and store its gradient by one thinned network in the layers.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, 1, 8, 8)
+            Images.
+        labels : ndarray of int, shape (N,)
+            The right class of each.
+
+        Returns
+        -------
+        float
+            The loss.
+        """
+        loss, dlogits = cross_entropy(mean_logits(self, x), labels)
+        self.train()
+        self.forward(x)
+        self.backward(dlogits)
+        return loss
 
 
 def mean_logits(network: Network, x: Array) -> Array:
