@@ -1,5 +1,7 @@
-"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``plots``, ``reductions``; see README.md."""
-"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit`` and ``plots``; see README.md."""
+"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit``, ``plots`` and ``reductions``.
+
+See README.md.
+"""
 
 import importlib
 import importlib.util
@@ -23,8 +25,7 @@ def _load_package() -> None:
 def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
-    if command not in ("smoke", "noise", "one", "plots", "reductions"):
-    if command not in ("smoke", "noise", "one", "njit", "plots"):
+    if command not in ("smoke", "noise", "one", "njit", "plots", "reductions"):
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":

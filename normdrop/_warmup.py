@@ -12,8 +12,7 @@ from normdrop import _checks, _process, _progress, _steps
 from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
-_OTHERS = ("sample_dropout", "masked_batch_norm", "statistics", "shared_batch_norm")
-_OTHERS = ("concrete_dropout", "sample_dropout", "masked_batch_norm")
+_OTHERS = ("concrete_dropout", "sample_dropout", "masked_batch_norm", "statistics", "shared_batch_norm")
 
 
 def warmup(

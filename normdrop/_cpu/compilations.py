@@ -31,34 +31,38 @@ from normdrop._cpu.toolchain.launch import Kernel, parallel_is_safe
 _FLOAT64, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 
 
-def _of_input_dtype(operation: str) -> list[Kernel]:
-    if operation == "dropout":
-        return [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed]
-    if operation in ("channel_dropout", "sample_dropout"):
-        return [given_masks.mask_planes, given_masks.mask_elements]
-    if operation == "concrete_dropout":
-        return [concrete.concrete_dropout, concrete.concrete_dropout_backward]
-    orders: list[Any] = [planes, rows]
-    if operation == "masked_batch_norm":
-        orders = [masked_planes, masked_rows]
-        names = "gradients", "input_gradient", "moments", "normalize"
-        kernels = [getattr(order, name) for order in orders for name in names]
-        others = [getattr(order, name) for order in (planes, rows) for name in ("gradients", "normalize")]
-        return [masked_planes.batch_norm, masked_planes.backward, *kernels, *others]
-    if operation == "act_dropout":
-        return []
-    if operation == "statistics":  # the exact ones have a kernel for each dtype
-        return [order.moments for order in (*orders, masked_planes, masked_rows)]
-    if operation == "shared_batch_norm":
-        kernels = [getattr(order, name) for order in orders for name in ("moments", "gradients", "normalize")]
-        return [*kernels, input_gradients.row_gradient, input_gradients.plane_gradient]
-    if operation == "batch_norm_act":  # what runs beside the fused kernels
-        kernels = [
-            getattr(order, name) for order in orders for name in ("moments", "backward", "gradients", "normalize")
-        ]
-        return [*kernels, planes.backward_in_blocks, columns.backward]
-    kernels = [getattr(order, name) for order in orders for name in ("batch_norm", "backward", "normalize")]
-    return [*kernels, planes.batch_norm_in_blocks, planes.backward_in_blocks, columns.batch_norm, columns.backward]
+def _named(modules: Iterable[Any], *names: str) -> list[Kernel]:
+    return [getattr(module, name) for module in modules for name in names]
+
+
+_ORDERS, _MASKED = (planes, rows), (masked_planes, masked_rows)
+_OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
+    "dropout": [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed],
+    "channel_dropout": [given_masks.mask_planes, given_masks.mask_elements],
+    "sample_dropout": [given_masks.mask_planes, given_masks.mask_elements],
+    "concrete_dropout": [concrete.concrete_dropout, concrete.concrete_dropout_backward],
+    "batch_norm": [
+        *_named(_ORDERS, "batch_norm", "backward", "gradients", "normalize"),
+        *_named([planes], "batch_norm_in_blocks", "backward_in_blocks"),
+        *_named([columns], "batch_norm", "backward"),
+    ],
+    "masked_batch_norm": [
+        *_named(_MASKED, "gradients", "input_gradient", "moments", "normalize"),
+        *_named([masked_planes], "batch_norm", "backward"),
+        *_named(_ORDERS, "gradients", "normalize"),
+    ],
+    "statistics": _named((*_ORDERS, *_MASKED), "moments"),  # the exact ones have a kernel for each dtype
+    "shared_batch_norm": [
+        *_named(_ORDERS, "moments", "gradients", "normalize"),
+        *_named([input_gradients], "row_gradient", "plane_gradient"),
+    ],
+    "batch_norm_act": [  # what runs beside the fused kernels
+        *_named(_ORDERS, "moments", "backward", "gradients", "normalize"),
+        planes.backward_in_blocks,
+        columns.backward,
+    ],
+    "act_dropout": [],
+}
 
 
 def _of_activations(operation: str, activations: Iterable[str]) -> list[Kernel]:
@@ -77,7 +81,7 @@ def compilations(
     wanted: dict[tuple[Kernel, np.dtype[Any], np.dtype[Any] | None, bool], None] = {}
     both = (False, True) if parallel and parallel_is_safe() else (False,)
     for operation in operations:
-        for kernel in [*_of_input_dtype(operation), *_of_activations(operation, activations)]:
+        for kernel in [*_OF_INPUT_DTYPE[operation], *_of_activations(operation, activations)]:
             for dtype in dtypes:
                 parameters = _parameters(dtype) if "w" in kernel.arguments else None
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
