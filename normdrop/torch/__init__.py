@@ -11,6 +11,7 @@ from normdrop.torch import functional
 from normdrop.torch._accelerate import Report, accelerate, restore
 from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from normdrop.torch.distributed import allreduce
+from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedBatchNorm, SyncBatchNorm
 from normdrop.torch.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "FusedBatchNorm",
     "Report",
     "SyncBatchNorm",
     "accelerate",

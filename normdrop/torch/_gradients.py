@@ -7,7 +7,7 @@ through it; there, the same is computed by PyTorch's own operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -26,7 +26,8 @@ def is_transformed(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(x)
 
 
-def _is_recorded(*tensors: Tensor | None) -> bool:
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether a gradient with respect to one of them is recorded."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -77,7 +78,7 @@ class _DropoutInPlace(_Dropout):
 
 def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """Normalize by the statistics of the batch; return them, too."""
-    if _is_recorded(x, weight, bias):
+    if is_recorded(x, weight, bias):
         return _BatchNorm.apply(x, weight, bias, eps)
     return _operators.batch_norm(x, weight, bias, eps)
 
@@ -86,7 +87,7 @@ def batch_norm_inference(  # as PyTorch has them
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
     """Normalize by given statistics, which get no gradient, as in PyTorch."""
-    if _is_recorded(x, weight, bias):
+    if is_recorded(x, weight, bias):
         return _Inference.apply(x, mean, var, weight, bias, eps)
     return _operators.batch_norm_inference(x, mean, var, weight, bias, eps)[0]
 
@@ -106,7 +107,7 @@ class _BatchNorm(Function):
         if dy is None:
             return None, None, None, None
         x, weight, statistics = ctx.saved_tensors
-        return *_wanted(ctx.needs_input_grad[:3], _gradients(dy, x, weight, statistics, ctx.eps)), None
+        return *wanted(ctx.needs_input_grad[:3], _gradients(dy, x, weight, statistics, ctx.eps)), None
 
 
 class _Inference(Function):
@@ -124,11 +125,12 @@ class _Inference(Function):
         x, weight, statistics = ctx.saved_tensors
         dx, dgamma, dbeta = _gradients(dy, x, weight, statistics, None)
         needs = ctx.needs_input_grad
-        dx, dgamma, dbeta = _wanted((needs[0], needs[3], needs[4]), (dx, dgamma, dbeta))
+        dx, dgamma, dbeta = wanted((needs[0], needs[3], needs[4]), (dx, dgamma, dbeta))
         return dx, None, None, dgamma, dbeta, None
 
 
-def _wanted(needs: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+def wanted(needs: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients that are needed, and None for the others."""
     return [gradient if is_needed else None for is_needed, gradient in zip(needs, gradients, strict=True)]
 
 
@@ -137,8 +139,8 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return dx, dgamma and dbeta; by given statistics where there is no `eps`."""
     if is_transformed(dy):
-        return _formula(dy, x, weight, statistics, eps)
-    if _is_recorded(dy, x, weight) and not torch.compiler.is_compiling():
+        return formula(dy, x, weight, statistics, eps)
+    if is_recorded(dy, x, weight) and not torch.compiler.is_compiling():
         return _Gradients.apply(dy, x, weight, statistics, eps)
     return _backward(dy, x, weight, statistics, eps)
 
@@ -159,44 +161,61 @@ class _Gradients(Function):
         ctx: Any, dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(dy, x, weight, statistics)
-        ctx.eps = eps
+        ctx.rest = eps
         return _backward(dy, x, weight, statistics, eps)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():  # views, because dy may depend on x: its path does not belong to the gradient of x
-            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-            dy, x, weight, statistics = inputs
-            outputs = _formula(dy, x, weight, statistics, ctx.eps)
-        of = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
-        pairs = [(y, dy) for y, dy in zip(outputs, outer, strict=True) if y.requires_grad]
-        ys, dys = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(ys, of, dys, create_graph=torch.is_grad_enabled(), allow_unused=True))
-        return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad)
+        return gradients_of(formula, ctx, outer)
 
 
-def _formula(
+def gradients_of(formula: Callable[..., tuple[Tensor, ...]], ctx: Any, outer: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Return the gradients of a formula of the saved tensors and `ctx.rest`."""
+    with torch.enable_grad():  # views, because dy may depend on x: its path does not belong to the gradient of x
+        inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        outputs = formula(*inputs, ctx.rest)
+    of = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
+    pairs = [(y, dy) for y, dy in zip(outputs, outer, strict=True) if y.requires_grad]
+    ys, dys = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(ys, of, dys, create_graph=torch.is_grad_enabled(), allow_unused=True))
+    return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad)
+
+
+def formula(
     dy: Tensor, x: Tensor | None, weight: Tensor | None, statistics: Tensor, eps: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, dgamma and dbeta by PyTorch's operators, in float64, as a function that has gradients."""
     axes, dtype = [axis for axis in range(dy.dim()) if axis != 1], dy.dtype
-
-    def spread(v: Tensor) -> Tensor:
-        return v.reshape(-1, *[1] * (dy.dim() - 2))
-
-    scale = spread(statistics[2] if weight is None else statistics[2] * weight.double())
     if x is None:
-        return (dy.double() * scale).to(dtype), dy.new_empty(0), dy.new_empty(0)
-    mean, inv_std = statistics[0], statistics[2]
-    wide, wide_dy = x.double(), dy.double()
-    if eps is not None:
-        mean = wide.mean(axes)
-        inv_std = torch.rsqrt((wide - spread(mean)).square().mean(axes) + eps)
-    x_hat = (wide - spread(mean)) * spread(inv_std)
+        scale = statistics[2] if weight is None else statistics[2] * weight.double()
+        return (dy.double() * _spread(scale, dy)).to(dtype), dy.new_empty(0), dy.new_empty(0)
+    x_hat, inv_std = _x_hat(x, statistics, eps)
+    wide_dy, scale = dy.double(), inv_std if weight is None else inv_std * weight.double()
     dgamma, dbeta = (wide_dy * x_hat).sum(axes), wide_dy.sum(axes)
     if eps is not None:
-        scale = spread(inv_std if weight is None else inv_std * weight.double())
-        wide_dy = wide_dy - (spread(dbeta) + x_hat * spread(dgamma)) * (dbeta.numel() / dy.numel())
-    dx = (wide_dy * scale).to(dtype)
+        wide_dy = wide_dy - (_spread(dbeta, dy) + x_hat * _spread(dgamma, dy)) * (dbeta.numel() / dy.numel())
+    dx = (wide_dy * _spread(scale, dy)).to(dtype)
     parameters = weight.dtype if weight is not None else dtype
     return dx, dgamma.to(parameters), dbeta.to(parameters)
+
+
+def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor, eps: float | None) -> Tensor:
+    """Return the output of batch normalization by the same formula."""
+    y, _ = _x_hat(x, statistics, eps)
+    y = y if weight is None else y * _spread(weight.double(), x)
+    return (y if bias is None else y + _spread(bias.double(), x)).to(x.dtype)
+
+
+def _x_hat(x: Tensor, statistics: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
+    """Return (x - mean) * inv_std, and inv_std."""
+    axes, wide = [axis for axis in range(x.dim()) if axis != 1], x.double()
+    mean, inv_std = statistics[0], statistics[2]
+    if eps is not None:
+        mean = wide.mean(axes)
+        inv_std = torch.rsqrt((wide - _spread(mean, x)).square().mean(axes) + eps)
+    return (wide - _spread(mean, x)) * _spread(inv_std, x), inv_std
+
+
+def _spread(v: Tensor, x: Tensor) -> Tensor:
+    """Return numbers per channel of `x` in a shape that goes with it."""
+    return v.reshape(-1, *[1] * (x.dim() - 2))

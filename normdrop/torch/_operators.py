@@ -28,24 +28,24 @@ def is_watched() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch.jit.is_tracing()
 
 
-def _operator(schema: str, *, tags: Sequence[Any] = ()) -> Callable[..., Any]:
+def operator(schema: str, *, tags: Sequence[Any] = ()) -> Callable[..., Any]:
     """Register a function on tensors as an operator; what is returned calls one or the other."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
         _LIBRARY.define(schema, tags=tags)
         _LIBRARY.impl(name, function, "CPU")
-        operator = getattr(torch.ops.normdrop, name).default
+        registered = getattr(torch.ops.normdrop, name).default
 
         def call(*arguments: Any) -> Any:
-            return operator(*arguments) if is_watched() else function(*arguments)
+            return registered(*arguments) if is_watched() else function(*arguments)
 
         return call
 
     return register
 
 
-def _fake(name: str) -> Callable[..., Any]:
+def fake(name: str) -> Callable[..., Any]:
     """Register what an operator returns as far as shapes, strides and dtypes go."""
     return torch.library.register_fake(f"normdrop::{name}", lib=_LIBRARY)
 
@@ -60,7 +60,7 @@ def random_key(generator: torch.Generator | None = None) -> Tensor:
     return torch.randint(_HIGHEST, (2,), generator=generator, dtype=torch.int64, device="cpu")
 
 
-@_operator("draw_key(Tensor x) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
+@operator("draw_key(Tensor x) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
 def draw_key(x: Tensor) -> Tensor:
     """Draw from the default generator.
 
@@ -70,26 +70,27 @@ def draw_key(x: Tensor) -> Tensor:
     return random_key()
 
 
-@_fake("draw_key")
+@fake("draw_key")
 def _(x: Tensor) -> Tensor:
     return torch.empty(2, dtype=torch.int64, device="cpu")
 
 
-def _context(shape: Any, dtype: Any, key: Tensor, p: float, shared_axes: Sequence[int]) -> DropoutContext:
+def context_of(shape: Any, dtype: Any, key: Tensor, p: float, shared_axes: Sequence[int]) -> DropoutContext:
+    """Return the context of a pass of dropout by a key."""
     words, call = key.tolist()
     law = _masking.law_of(p, "inverted")
     return DropoutContext(shape, dtype, *law, tuple(shared_axes), (words & _WORD, words >> 32 & _WORD), call)
 
 
-@_operator("dropout(Tensor x, Tensor key, float p, int[] shared_axes) -> Tensor")
+@operator("dropout(Tensor x, Tensor key, float p, int[] shared_axes) -> Tensor")
 def dropout(x: Tensor, key: Tensor, p: float, shared_axes: Sequence[int]) -> Tensor:
     """Mask and scale: the pass forward, and the one backward."""
     values = array(x)
     with threads(x):
-        return tensor(_masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), None))
+        return tensor(_masking.apply(values, context_of(values.shape, values.dtype, key, p, shared_axes), None))
 
 
-@_fake("dropout")
+@fake("dropout")
 def _(x: Tensor, key: Tensor, p: float, shared_axes: Sequence[int]) -> Tensor:
     return torch.empty_like(x)
 
@@ -98,17 +99,17 @@ def dropout_(x: Tensor, key: Tensor, p: float, shared_axes: Sequence[int]) -> No
     """Mask and scale a dense tensor where it is."""
     values = array(x)
     with threads(x):
-        _masking.apply(values, _context(values.shape, values.dtype, key, p, shared_axes), values)
+        _masking.apply(values, context_of(values.shape, values.dtype, key, p, shared_axes), values)
 
 
-@_operator("keep_mask(Tensor key, SymInt[] shape, float p) -> Tensor")
+@operator("keep_mask(Tensor key, SymInt[] shape, float p) -> Tensor")
 def keep_mask(key: Tensor, shape: Sequence[int], p: float) -> Tensor:
     """Return the mask alone, True = kept."""
-    context = _context(tuple(shape), np.dtype(np.float32), key, p, ())
+    context = context_of(tuple(shape), np.dtype(np.float32), key, p, ())
     return torch.from_numpy(_masking.mask_of(context, np.empty(0, np.float32)))
 
 
-@_fake("keep_mask")
+@fake("keep_mask")
 def _(key: Tensor, shape: Sequence[int], p: float) -> Tensor:
     return key.new_empty(shape, dtype=torch.bool)
 
@@ -119,7 +120,7 @@ def _(info: Any, in_dims: tuple[Any, ...], key: Tensor, shape: Sequence[int], p:
     return torch.stack([keep_mask(one, shape, p) for one in key.unbind(in_dims[0])]), 0
 
 
-@_operator("batch_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
+@operator("batch_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
 def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """Return y, and mean, variance and 1 / sqrt(variance + eps) of the batch in float64, shape (3, C)."""
     with threads(x):
@@ -127,12 +128,12 @@ def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return tensor(y), tensor(context.statistics)
 
 
-@_fake("batch_norm")
+@fake("batch_norm")
 def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty((3, x.shape[1]), dtype=torch.float64)
 
 
-@_operator("update_running(Tensor(a!) mean, Tensor(b!) var, Tensor statistics, float momentum, SymInt n) -> ()")
+@operator("update_running(Tensor(a!) mean, Tensor(b!) var, Tensor statistics, float momentum, SymInt n) -> ()")
 def update_running(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
     """Move running statistics towards those of a batch of `n` values per channel, whose weight is `momentum`."""
     wide = array(mean).astype(np.float64), array(var).astype(np.float64)
@@ -141,12 +142,12 @@ def update_running(mean: Tensor, var: Tensor, statistics: Tensor, momentum: floa
     var.copy_(torch.from_numpy(wide[1]))
 
 
-@_fake("update_running")
+@fake("update_running")
 def _(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
     pass
 
 
-@_operator(
+@operator(
     "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor statistics, float eps) -> (Tensor, Tensor, Tensor)"
 )
 def batch_norm_backward(
@@ -160,7 +161,7 @@ def batch_norm_backward(
     return tensor(dx), tensor(dgamma), tensor(dbeta)
 
 
-@_fake("batch_norm_backward")
+@fake("batch_norm_backward")
 def _(dy: Tensor, x: Tensor, weight: Tensor | None, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     dtype = weight.dtype if weight is not None else torch.float32 if x.itemsize == 2 else x.dtype
     return torch.empty_like(x), x.new_empty(x.shape[1], dtype=dtype), x.new_empty(x.shape[1], dtype=dtype)

@@ -10,6 +10,13 @@ from normdrop.random import RNG, MaskStream, as_stream
 from normdrop.torch import functional
 
 
+def source_of(generator: torch.Generator | None, rng: RNG) -> tuple[torch.Generator | None, MaskStream | None]:
+    """Return what a layer keeps of where its masks come from."""
+    if generator is not None and rng is not None:
+        raise ValueError("generator and rng are both given; leave out one of them, because a mask comes from one")
+    return generator, None if rng is None else as_stream(rng)
+
+
 class _Dropout(torch.nn.modules.dropout._DropoutNd):
     """What all ranks share. The defaults serve layers whose class was changed by `accelerate`."""
 
@@ -25,12 +32,11 @@ class _Dropout(torch.nn.modules.dropout._DropoutNd):
         rng: RNG = None,
     ) -> None:
         super().__init__(p, inplace)
-        if generator is not None and rng is not None:
-            raise ValueError("generator and rng are both given; leave out one of them, because a mask comes from one")
+        generator, stream = source_of(generator, rng)
         if generator is not None:
             self.generator = generator
-        if rng is not None:
-            self.stream = as_stream(rng)
+        if stream is not None:
+            self.stream = stream
 
     def _options(self) -> dict[str, Any]:
         return {"generator": self.generator, "rng": self.stream}
