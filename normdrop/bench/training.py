@@ -25,10 +25,10 @@ PASSIVE = "OMP_WAIT_POLICY=PASSIVE"
 FULL = dataclasses.replace(SETTINGS, rounds=25, seconds=0.2)
 QUICK = dataclasses.replace(QUICK_SETTINGS, rounds=5, seconds=0.05)
 LEGEND = (
-    "Times of a whole step: forward, backward and the optimizer's. normdrop: the same network after accelerate(). "
-    "Speed-up: PyTorch's time over normdrop's, the median of the ratios within a round and its quartiles. At most: the "
-    "speed-up of the same network without dropout and batch normalization, as if they took no time. passive: with "
-    f"{PASSIVE}, by which threads that wait do not spin."
+    "Times of a whole step: forward, backward and the optimizer's. normdrop: the same network after accelerate(), with "
+    "fusion. Speed-up: PyTorch's time over normdrop's, the median of the ratios within a round and its quartiles. At "
+    "most: the speed-up of the same network without dropout and batch normalization, as if they took no time. passive: "
+    f"with {PASSIVE}, by which threads that wait do not spin."
 )
 
 Seconds = dict[str, dict[str, list[float]]]  # of networks and sides in each round
