@@ -9,9 +9,8 @@ except ModuleNotFoundError as _error:
 
 from normdrop.torch import functional
 from normdrop.torch._accelerate import Report, accelerate, restore
-from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
-from normdrop.torch.distributed import allreduce
 from normdrop.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedBatchNorm, SyncBatchNorm
+from normdrop.torch.distributed import allreduce
 from normdrop.torch.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 
 __all__ = [

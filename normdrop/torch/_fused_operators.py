@@ -127,7 +127,8 @@ def batch_norm_act_inference_backward(
     shift = np.zeros(x.shape[1]) if beta is None else beta.astype(np.float64)
     dtype = _per_channel.parameter_dtype(values, gamma, beta)
     norm = InferenceContext(values.shape, values.dtype, scale, 1, values, given, dtype)
-    context = BatchNormActInferenceContext(norm, shift, vector(residual), law[:2])
+    drops = DropoutContext(values.shape, values.dtype, 0, 1.0)  # that is a pass of its own
+    context = BatchNormActInferenceContext(norm, shift, vector(residual), law[:2], drops)
     with threads(dy):
         gradients = functional.batch_norm_act_inference_backward(array(dy), context)
     return tuple(dy.new_empty(0) if d is None else tensor(d) for d in gradients)

@@ -12,9 +12,8 @@ import pytest
 
 import normdrop
 
-MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "distributed", "dropout", "functional"]
 FUNCTIONS = [f"functional.{name}" for name in ("_batch_norm", "_batch_norm_act", "_dropout")]
-MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "dropout", *FUNCTIONS]
+MODULES = ["_accelerate", "_arrays", "_gradients", "_operators", "batch_norm", "distributed", "dropout", *FUNCTIONS]
 
 
 def _opened() -> None:
