@@ -37,7 +37,7 @@ def _fused(kernel: Kernel, fusion: Fusion, backward: bool) -> Kernel:
         return found
     function, names = kernel.function, dict(kernel.function.__globals__)
     names["operation"] = operations(fusion)[backward]
-    names["write_rows"], names["write_run"] = loops_of(names["operation"])
+    names["rows_loop"], names["run_loop"] = loops_of(names["operation"])
     names["fill"] = mask_pieces.fill if fusion.dropout else mask_pieces.no_mask
     names["loop_ahead"] = mask_pieces.while_drawn if fusion.dropout else mask_pieces.in_loop
     names["end_of_piece"] = mask_pieces.cut if fusion.dropout else mask_pieces.whole

@@ -18,8 +18,8 @@ from normdrop._cpu.lanes.streaming import should_stream
 from normdrop._cpu.toolchain.launch import kernel
 from normdrop._cpu.tuning import CHUNK, READ_AGAIN
 
-write_rows: Any = None  # the loops of what is computed
-write_run: Any = None
+rows_loop: Any = None  # the loops of what is computed
+run_loop: Any = None
 fill: Any = None
 
 
@@ -55,4 +55,4 @@ def transform(
             at = fill(mask, start, stop, law, given, (near, (0, 0, 0)))
             inputs = pointer(dy, start), pointer(x, start), pointer(r, start), pointer(mask, at)
             numbers = Columns((mean, scale, shift), (constants[0], constants[1], pointer(y, 0)))
-            write_task(pointer(y, start), inputs, (start, stop), plan, width, write_rows, write_run, numbers)
+            write_task(pointer(y, start), inputs, (start, stop), plan, width, rows_loop, run_loop, numbers)
