@@ -166,7 +166,7 @@ def test_onnx_has_ones_and_zeros_where_a_layer_has_no_parameters():
      {"rate": 0.3, "broadcast_dims": (1,)}),
     (Dropout2d(0.3), {"p": 0.3}, {"rate": 0.3, "noise_shape": (None, None, 1, 1)},
      {"rate": 0.3, "broadcast_dims": (2, 3)}),
-], ids=str)  # fmt: skip
+], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_dropout_is_exported_with_its_shared_axes(layer, torch, keras, flax):
     assert to_torch(layer, arrays=True) == (torch, {})
     assert to_keras(layer, arrays=True) == (keras, {})

@@ -244,7 +244,9 @@ def test_passes_of_the_block_wait_no_more_and_those_before_it_wait_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [normdrop.BatchNorm(3), normdrop.BatchNormAct(3), [], object(), {"x": 1}, lambda x: x], ids=repr
+    "model",
+    [normdrop.BatchNorm(3), normdrop.BatchNormAct(3), [], object(), {"x": 1}, lambda x: x],
+    ids=lambda model: type(model).__name__,
 )
 def test_a_model_without_dropout_is_refused_and_left_as_it_was(model: Any) -> None:
     with (

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import normdrop
 from normdrop.torch import allreduce
 
-rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+rank, world = (int(word) for word in sys.argv[1:3]) if __name__ == "__main__" else (0, 2)
 cuts = {2: [7], 3: [0, 11]}[world]  # unequal, and of three one is empty
 rng = np.random.default_rng(0)
 x, dy = rng.normal(3.0, 2.0, (2, 30, 4, 5))
@@ -97,11 +97,16 @@ def lose_a_process(backward):
         raise AssertionError("a part of the batch was missed by nobody")
 
 
-limit = datetime.timedelta(seconds=150)
-store = dist.FileStore(str(folder / "store"), world)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
-compare()
-refuse()
-lose_a_process(backward=world == 2)
-print("right on", world, flush=True)  # noqa: T201
-os._exit(0)  # the group cannot end in good order
+def main(folder):
+    limit = datetime.timedelta(seconds=150)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
+    compare()
+    refuse()
+    lose_a_process(backward=world == 2)
+    print("right on", world, flush=True)  # noqa: T201
+    os._exit(0)  # the group cannot end in good order
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[3]))
