@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _overlap, _process, _state, functional
+from normdrop import _checks, _process, functional
 from normdrop.functional import BatchNormContext, InferenceContext
 from normdrop.functional import _running as running
-from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter, writable
-from normdrop.layers.base import Array, Layer
+from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter
+from normdrop.layers.base import Array
+from normdrop.layers.batch_norm_state import STATE, BatchNormState
 from normdrop.layers.population import Population
-from normdrop.random import RNG, MaskStream, as_generator, check_rng
-
-_STATE = ("gamma", "beta", "running_mean", "running_var")
-_COUNTS = ("num_batches", "num_values")
+from normdrop.layers.running import Running, counts
+from normdrop.random import RNG, as_generator, check_rng
 
 S = TypeVar("S", bound=np.generic)
 Masked: TypeAlias = Literal["zero", "normalize", "keep"]
-Memory: TypeAlias = "tuple[Sequence[tuple[Array | None, Array | None]], Array | None]"
-"""Inputs, each with what a context kept of it, a copy where `out` has overwritten it; and `out`."""
 
 
 def _on_nonfinite(value: object) -> running.OnNonfinite:
@@ -41,25 +38,11 @@ def _sum(before: Array | None, new: Array | None) -> Array | None:
     return before if new is None else new if before is None else before + new
 
 
-def _give_back(inputs: Sequence[tuple[Array | None, Array | None]], out: Array | None) -> None:
-    """Write back an input that `out` has overwritten."""
-    for given, kept in inputs:
-        if out is not None and kept is not None:
-            target = _device.view(out)
-            if _overlap.is_possible(target, _device.view(given)):
-                target[...] = _device.view(kept)
-
-
-def _counts(context: BatchNormContext) -> bool:
-    """Whether any position counts."""
-    return context.positions is None or context.positions.total > 0
-
-
 def _running(values: object, name: str, own: dict[str, Any]) -> None:
     running.check(values, name, own["num_features"])
 
 
-class BatchNorm(Population, Layer):
+class BatchNorm(Population, Running, BatchNormState):
     r"""Normalize each channel by the statistics of the batch, or in inference by running ones.
 
     .. math:: y = \gamma_c \, \frac{x - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + \beta_c
@@ -185,7 +168,7 @@ class BatchNorm(Population, Layer):
         self.unbiased = unbiased
         drawn = _checks.choice(gamma_init, "gamma_init", ("ones", "uniform")) == "uniform"
         check_rng(rng)
-        own.update(dict.fromkeys((*_STATE, "dgamma", "dbeta")), num_batches=0, num_values=0)
+        own.update(dict.fromkeys((*STATE, "dgamma", "dbeta")), num_batches=0, num_values=0)
         if self.scale:
             own["gamma"] = as_generator(rng).random(n).astype(dtype) if drawn else np.ones(n, dtype)
         if self.shift:
@@ -305,7 +288,7 @@ class BatchNorm(Population, Layer):
             y, context = functional.batch_norm(
                 x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out, **counted
             )
-            if training and mean is not None and (x.size or context.n_shared) and _counts(context):
+            if training and mean is not None and (x.size or context.n_shared) and counts(context):
                 self._update(context, ([(x, context.x)], out), [], keep=not return_context)
             elif not return_context:
                 self._keep(context, asked=keep_x or (training and (x.size > 0 or reduce is not None)))
@@ -343,33 +326,6 @@ class BatchNorm(Population, Layer):
                 f"x must have num_features = {n} channels on channel_axis = {axis}; got shape {x.shape}. "
                 "Pass such an array, or make the layer with other num_features or channel_axis."
             )
-
-    def _update(self, context: Any, memory: Memory, done: list[bool], *, keep: bool) -> None:
-        """Keep the context and fold the batch into the running statistics; all or nothing, whatever interrupts it.
-
-        `done` has an element if it has happened, whether or not an exception was raised then.
-        """
-        own, passes, n = vars(self), self._passes, context.n
-        mean, var, old = own["running_mean"], own["running_var"], own["momentum"]
-        with _process.updating:
-            waiting, num_batches, num_values = passes.waiting, own["num_batches"], own["num_values"]
-            if old is None:
-                old = num_values / (num_values + n)
-            saved = running.snapshot(mean, var)
-            try:
-                if keep:
-                    self._keep(context, asked=True)
-                if running.fold(mean, var, context.statistics, (old, n, own["unbiased"], own["on_nonfinite"])):
-                    own.update(num_batches=num_batches + 1, num_values=round(num_values + n))
-                done.append(True)
-            except BaseException as error:
-                done.clear()
-                passes.waiting = waiting
-                own.update(num_batches=num_batches, num_values=num_values)
-                running.restore(mean, var, saved)
-                if isinstance(error, Exception):
-                    _give_back(*memory)
-                raise
 
     def backward(
         self,
@@ -448,98 +404,6 @@ class BatchNorm(Population, Layer):
                     "the context that this layer's forward returned"
                 )
         return context
-
-    def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
-        """Yield ``("gamma", gamma, dgamma)`` and ``("beta", beta, dbeta)``, as far as the layer has them.
-
-        Yields
-        ------
-        name : str
-            Name of the parameter.
-        value : ndarray
-            The parameter itself, to be changed in place.
-        gradient : ndarray or None
-            Its gradient; ``None`` before the first backward pass, and after one of inference without `x`.
-        """
-        if self.gamma is not None:
-            yield "gamma", self.gamma, self.dgamma
-        if self.beta is not None:
-            yield "beta", self.beta, self.dbeta
-
-    def _arrays(self) -> dict[str, Array]:
-        names = (*_STATE, "dgamma", "dbeta")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def _state(self) -> dict[str, Array]:
-        return {name: values for name, values in self._arrays().items() if name in _STATE}
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return copies of parameters, running statistics and counts.
-
-        Returns
-        -------
-        dict
-            ``gamma``, ``beta``, ``running_mean``, ``running_var`` as far as the layer has them, each of shape (C,);
-            ``num_batches`` and ``num_values`` (int64, shape ()).
-        """
-        with _process.updating:
-            state = {name: _device.to_host(values) for name, values in self._state().items()}
-            return state | {name: np.array(min(getattr(self, name), _state.MOST), np.int64) for name in _COUNTS}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, rounded to the layer's dtype.
-
-        Parameters
-        ----------
-        state : mapping
-            Exactly the entries of this layer's `state_dict`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Missing, extra or misshapen entries; the layer is then unchanged.
-        """
-        self._load(state)
-
-    def _load(self, state: Mapping[str, Any], stream: MaskStream | None = None) -> None:
-        """Take over state, with that of a stream."""
-        arrays, of_stream = self._state(), () if stream is None else ("key", "call")
-        _state.check_keys(state, [*arrays, *_COUNTS, *of_stream])
-        values = {}
-        for name, array in arrays.items():
-            like = _checks.array(array, name)
-            new = _state.entry(state, name, like.shape, "f")
-            values[name] = _state.rounded(new, like.dtype, f"state[{name!r}]")
-        counts = {
-            name: _checks.integer(int(_state.entry(state, name, (), "iu")), f"state[{name!r}]", 0) for name in _COUNTS
-        }
-        if "running_var" in values:
-            _checks.not_negative(np.asarray(state["running_var"]), "state['running_var']")
-        with _process.updating:
-            moved = None if stream is None else (stream, {name: state[name] for name in of_stream})
-            _state.assign(arrays, values, self, counts, moved)
-
-    def __getstate__(self) -> dict[str, Any]:
-        with _process.updating:  # a whole number of batches, whoever trains meanwhile
-            return super().__getstate__() | {name: _device.to_host(values) for name, values in self._arrays().items()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__setstate__(state)
-        own = vars(self)
-        own.setdefault("reduce", None)  # in pickles from before there was one
-        own.update({name: writable(own[name]) for name in (*_STATE, "dgamma", "dbeta")})
-
-    @classmethod
-    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = super()._upgraded(values)
-        gamma, mean = values["gamma"], values["running_mean"]
-        affine, tracks = gamma is not None, mean is not None
-        for name in ("running_mean", "running_var"):  # in the dtype of the parameters before
-            if tracks and isinstance(values[name], np.ndarray):
-                values[name] = values[name].astype(np.float64)
-        made = {"affine": affine, "scale": affine, "shift": affine, "track_running_stats": tracks}
-        dtype = np.dtype(gamma.dtype if affine else np.float32)
-        return {"on_nonfinite": "propagate", "dtype": dtype} | made | values
 
     def __repr__(self) -> str:
         one = "" if self.scale == self.shift else f", scale={self.scale}, shift={self.shift}"
