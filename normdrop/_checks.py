@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -61,15 +61,17 @@ def eps(value: object) -> float:
     return number
 
 
-def momentum(value: object) -> float | None:
-    """Return the weight of the old running value, or None for the cumulative average."""
+def momentum(value: object) -> float | Literal["population"] | None:
+    """Return the weight of the old running value, None for the cumulative average, or "population"."""
     if value is None:
         return None
-    number = real(value, "momentum", "the weight of the old value, from 0 to 1, or None for the cumulative average")
+    if isinstance(value, str) and value == "population":
+        return "population"
+    number = real(value, "momentum", "the weight of the old value, from 0 to 1, None or 'population'")
     if not 0.0 <= number <= 1.0:
         raise ValueError(
-            f"momentum must be the weight of the old running value, from 0 to 1, or None for the cumulative average; "
-            f"got {value!r} (PyTorch's momentum m is 1 - m here)"
+            f"momentum must be the weight of the old running value, from 0 to 1, None for the average of batches "
+            f"or 'population' for all values; got {value!r} (PyTorch's momentum m is 1 - m here)"
         )
     return number
 

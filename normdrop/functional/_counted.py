@@ -67,16 +67,21 @@ def _along(values: Array, shape: tuple[int, ...], axis: int, name: str) -> Array
 
 def forward(walk: Pass, statistics: Vectors, affine: tuple[Array, Array], eps: float, where: Positions) -> None:
     """Fill the statistics of what counts, and y."""
-    if where.n_counted == 1:
-        raise ValueError(
-            "one position counts, and the variance of one value is no estimate; let more count, or use "
-            "batch_norm_inference with running statistics"
-        )
+    more_than_one(where)
     if where.total > 0:
         _backend.masked_batch_norm(walk.y, walk.x, statistics, *affine, eps, where)
     else:
         statistics.fill(np.nan)
         _fill(walk.y, walk.x, where.others)
+
+
+def more_than_one(where: Positions) -> None:
+    """Check that positions enough for statistics count."""
+    if where.n_counted == 1:
+        raise ValueError(
+            "one position counts, and the variance of one value is no estimate; let more count, or use "
+            "batch_norm_inference with running statistics"
+        )
 
 
 def backward(walk: Pass, dy: Array, sums: Vectors, statistics: Vectors, scale: Array, where: Positions) -> None:

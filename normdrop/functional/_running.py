@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+import math
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _overlap
+from normdrop import _backend, _checks, _device, _merging, _overlap
 from normdrop.functional._batch_norm import BatchNormContext
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -19,12 +20,25 @@ ON_NONFINITE = ("propagate", "raise", "skip")
 _FLOAT64 = np.dtype(np.float64)
 
 
+class How(NamedTuple):
+    """How a batch enters the running statistics."""
+
+    momentum: float
+    """Weight of the old values."""
+    n: float
+    """Number of values per channel in the batch."""
+    unbiased: bool
+    on_nonfinite: str
+    population: int | None = None
+    """Number of values whose mean and variance the old ones are, where those of all values follow; None: averages."""
+
+
 def update_running(
     running_mean: Vector,
     running_var: Vector,
     context: BatchNormContext,
     *,
-    momentum: float | None = 0.9,
+    momentum: float | Literal["population"] | None = 0.9,
     num_values: int = 0,
     unbiased: bool = True,
     on_nonfinite: OnNonfinite = "propagate",
@@ -39,11 +53,12 @@ def update_running(
         Running statistics; changed in place, both or neither.
     context : BatchNormContext
         What `batch_norm` returned for the batch.
-    momentum : float or None, default 0.9
+    momentum : float, None or "population", default 0.9
         Weight m of the **old** value, from 0 to 1; PyTorch's momentum is ``1 - m``. ``None`` is the average over all
         batches, each weighted by its number of values: m is ``num_values / (num_values + context.n)``.
+        ``"population"``: the running ones become mean and variance of all values so far, also across batches.
     num_values : int, default 0
-        Number of values per channel that are in the running statistics so far; read only if `momentum` is ``None``.
+        Number of values per channel that are in the running statistics so far; not read if `momentum` is a number.
     unbiased : bool, default True
         Whether `running_var` takes n/(n - 1) times the variance of the batch (the paper, PyTorch), or that itself.
     on_nonfinite : {"propagate", "raise", "skip"}, default "propagate"
@@ -99,10 +114,10 @@ def update_running(
     n = context.n
     if n == 0:
         return False
-    old = num_values / (num_values + n) if weight is None else weight
+    how = how_of(weight, n, num_values)._replace(unbiased=unbiased, on_nonfinite=on_nonfinite)
     saved = snapshot(running_mean, running_var)
     try:
-        return fold(running_mean, running_var, statistics, (old, n, unbiased, on_nonfinite))
+        return fold(running_mean, running_var, statistics, how)
     except BaseException:
         restore(running_mean, running_var, saved)
         raise
@@ -133,9 +148,30 @@ def restore(mean: Array, var: Array, saved: tuple[Array, Array] | None) -> None:
                 values[...] = before
 
 
-def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, float, bool, str]) -> bool:
+def how_of(momentum: float | str | None, n: float, num_values: int, debiased_at: int | None = None) -> How:
+    """Return how n values enter the running statistics, unbiased and whether finite or not.
+
+    `debiased_at` is the number of the batch, from 1, if the average is to have no bias toward its start.
+    """
+    if momentum == "population":
+        return How(0.0, n, True, "propagate", num_values)
+    if isinstance(momentum, str) or momentum is None:
+        return How(num_values / (num_values + n), n, True, "propagate")
+    if debiased_at is not None and 0.0 < momentum < 1.0:
+        log = math.log(momentum)  # (m - m**t) / (1 - m**t), without its cancellation
+        momentum *= math.expm1((debiased_at - 1) * log) / math.expm1(debiased_at * log)
+    return How(momentum, n, True, "propagate")
+
+
+def moments(mean: Vector, var: Vector, n: float, unbiased: bool) -> _merging.Moments:
+    """Return the moments of n values whose mean and variance these are."""
+    m2 = var * (n - 1 if unbiased and n > 1 else n)
+    return np.stack([np.full_like(mean, n), mean, np.zeros_like(mean), m2])
+
+
+def fold(mean: Array, var: Array, statistics: Vectors, how: How) -> bool:
     """Fold a batch into the running ones, in place; return whether it was taken."""
-    momentum, n, unbiased, on_nonfinite = how  # n: number of values per channel
+    momentum, n, unbiased, on_nonfinite, population = how
     correction = n / (n - 1) if unbiased and n > 1 else 1.0
     statistics = _checks.array(statistics, "context.statistics")
     if on_nonfinite != "propagate":
@@ -145,6 +181,9 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, float, 
             return False
         if channels.size:
             raise FloatingPointError(nonfinite_message(channels, batch))
+    if population is not None:
+        _merge(mean, var, _device.to_host(statistics), how)
+        return True
     if type(mean) is type(var) is np.ndarray and mean.flags.carray and var.flags.carray:
         try:
             _backend.update_running(mean, var, statistics, momentum, correction)
@@ -157,6 +196,18 @@ def fold(mean: Array, var: Array, statistics: Vectors, how: tuple[float, float, 
     _backend.update_running(*copies, statistics, momentum, correction)
     mean[...], var[...] = copies
     return True
+
+
+def _merge(mean: Array, var: Array, batch: Vectors, how: How) -> None:
+    """Set mean and variance to those of the values that they are of, and of a batch."""
+    n_channels, n_old = batch.shape[-1], how.population or 0
+    mean, var = check(mean, "running_mean", n_channels), check(var, "running_var", n_channels)
+    old = moments(_device.to_host(mean), _device.to_host(var), n_old, how.unbiased)
+    new = moments(batch[0], batch[1], how.n, unbiased=False)
+    both = _merging.merge(old if n_old else _merging.empty(n_channels), new)
+    n = n_old + how.n
+    _device.assign(mean, both[1])
+    _device.assign(var, both[3] / (n - 1 if how.unbiased and n > 1 else n))
 
 
 def nonfinite_message(channels: npt.NDArray[np.intp], batch: Vectors) -> str:

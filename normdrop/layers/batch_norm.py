@@ -53,10 +53,14 @@ class BatchNorm(Population, Running, BatchNormState):
         Number of channels C.
     eps : float, default 1e-5
         Added to the variance. Positive.
-    momentum : float or None, default 0.9
+    momentum : float, None or "population", default 0.9
         Weight of the **old** running value, from 0 to 1: ``running = momentum * running + (1 - momentum) * batch``.
         PyTorch's momentum m is ``1 - m`` here. ``None`` is the average over all batches, each weighted by its number of
-        values.
+        values. ``"population"`` is mean and variance of all values so far, which have what the means of batches differ
+        by.
+    debias : bool, default False
+        Whether the average starts with the first batch instead of 0 and 1: at batch t, the weight of the old value is
+        (m - m**t) / (1 - m**t), for momentum m between 0 and 1 [2]_.
     affine : bool, default True
         Whether there are a learned scale `gamma` and shift `beta`.
     scale, shift : bool, optional
@@ -98,6 +102,8 @@ class BatchNorm(Population, Running, BatchNormState):
         Number of values per channel in all those batches, the weight of a cumulative average.
     training : bool
         Whether the layer is in training mode.
+    frozen : bool
+        Whether training uses the running statistics, too, and leaves them as they are; see `freeze`.
 
     See Also
     --------
@@ -106,12 +112,14 @@ class BatchNorm(Population, Running, BatchNormState):
     Notes
     -----
     Modes: training normalizes by the statistics of the batch and then updates the running ones; inference uses the
-    running ones, which do not change. `backward` is right in both: in inference the statistics are constants.
+    running ones, which do not change. `backward` is right in both: in inference the statistics are constants. A frozen
+    layer trains gamma and beta with the running statistics. The page "Which running statistics" says which to choose.
 
     References
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal
        covariate shift", ICML 2015, Algorithms 1 and 2.
+    .. [2] D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, section 3.
 
     Examples
     --------
@@ -138,7 +146,8 @@ class BatchNorm(Population, Running, BatchNormState):
         num_features: int,
         *,
         eps: float = 1e-5,
-        momentum: float | None = 0.9,
+        momentum: float | Literal["population"] | None = 0.9,
+        debias: bool = False,
         affine: bool = True,
         scale: bool | None = None,
         shift: bool | None = None,
@@ -163,12 +172,13 @@ class BatchNorm(Population, Running, BatchNormState):
         own["track_running_stats"] = _checks.flag(track_running_stats, "track_running_stats")
         self.eps = eps
         self.momentum = momentum
+        self.debias = debias
         self.on_nonfinite = on_nonfinite
         self.reduce = reduce
         self.unbiased = unbiased
         drawn = _checks.choice(gamma_init, "gamma_init", ("ones", "uniform")) == "uniform"
         check_rng(rng)
-        own.update(dict.fromkeys((*STATE, "dgamma", "dbeta")), num_batches=0, num_values=0)
+        own.update(dict.fromkeys((*STATE, "dgamma", "dbeta")), num_batches=0, num_values=0, frozen=False)
         if self.scale:
             own["gamma"] = as_generator(rng).random(n).astype(dtype) if drawn else np.ones(n, dtype)
         if self.shift:
@@ -185,6 +195,7 @@ class BatchNorm(Population, Running, BatchNormState):
     track_running_stats = Fixed[bool]("Whether there are running statistics.")
     eps = Option(_checks.eps, "Number added to the variance.")
     momentum = Option(_checks.momentum, "Weight of the old running value (PyTorch: 1 - momentum); None: by counts.")
+    debias = Option(lambda value: _checks.flag(value, "debias"), "Whether an average starts with the first batch.")
     on_nonfinite = Option(_on_nonfinite, "What a batch that is not finite does: propagate, raise or skip.")
     reduce = Option(_reduce, "What returns the sum over all processes that share a batch, or None.")
     unbiased = Option(lambda value: _checks.flag(value, "unbiased"), "Whether running_var takes the unbiased variance.")
@@ -245,14 +256,16 @@ class BatchNorm(Population, Running, BatchNormState):
             Which positions count: True, as those of padded sequences before their end. Of the shape of `x` without the
             channel axis, (N, L) for `x` of shape (N, C, L), or one that broadcasts to it.
         weights : ndarray of floats, optional
-            Only in training: how often each position counts, zero or more; shape as of `mask`. They are rounded to
-            float32. The running variance is that of as many values as the weights add up to.
+            Only in training, and not if that is frozen: how often each position counts, zero or more; shape as of
+            `mask`. They are rounded to float32. The running variance is that of as many values as the weights add up
+            to.
         masked : {"zero", "normalize", "keep"}, default "zero"
             What `y` is where a position does not count: 0; normalized as the others; or `x`.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         keep_x : bool, default False
-            Only in inference: whether `backward` shall also give `dgamma` and `dbeta`, for which `x` is kept.
+            Only in inference: whether `backward` shall also give `dgamma` and `dbeta`, for which `x` is kept. A frozen
+            layer in training always keeps it.
         return_context : bool, default False
             Whether to return the context, too, for ``backward(dy, context=context)``; the pass then does not wait
             in the layer.
@@ -283,7 +296,7 @@ class BatchNorm(Population, Running, BatchNormState):
         counted: dict[str, Any] = {}
         if mask is not None or weights is not None:
             counted = {"mask": mask, "weights": weights, "masked": masked}
-        if training or mean is None:
+        if mean is None or (training and not own["frozen"]):
             reduce = own["reduce"] if training else None
             y, context = functional.batch_norm(
                 x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out, **counted
@@ -295,7 +308,9 @@ class BatchNorm(Population, Running, BatchNormState):
         else:
             vectors = mean, own["running_var"], own["gamma"], own["beta"]
             if counted.pop("weights", None) is not None:
-                raise ValueError("weights must be None in inference, which takes no statistics of x; leave them out")
+                which = "training of a frozen layer" if training else "inference"
+                raise ValueError(f"weights must be None in {which}, which takes no statistics of x; leave them out")
+            keep_x = keep_x or training
             y, context = functional.batch_norm_inference(
                 x, *vectors, eps=eps, channel_axis=axis, keep_x=keep_x, out=out, **counted
             )
@@ -408,8 +423,9 @@ class BatchNorm(Population, Running, BatchNormState):
     def __repr__(self) -> str:
         one = "" if self.scale == self.shift else f", scale={self.scale}, shift={self.shift}"
         return (
-            f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
-            f"{one}, track_running_stats={self.track_running_stats}, unbiased={self.unbiased}, "
+            f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum!r}, "
+            f"affine={self.affine}{one}, track_running_stats={self.track_running_stats}, unbiased={self.unbiased}, "
             f"channel_axis={self.channel_axis}, dtype={self.dtype}, on_nonfinite={self.on_nonfinite!r}, "
-            f"{'' if self.reduce is None else 'reduce=..., '}training={self.training})"
+            f"{'' if self.reduce is None else 'reduce=..., '}{'debias=True, ' if self.debias else ''}"
+            f"{'frozen=True, ' if self.frozen else ''}training={self.training})"
         )

@@ -48,7 +48,9 @@ class BatchNormAct(BatchNorm):
         changed later through the attribute.
     shared_axes : int or tuple of int, default ()
         Axes along which all elements share one mask element: ``(2, 3)`` drops whole channels of (N, C, H, W).
-    eps, momentum, affine, scale, shift, track_running_stats, unbiased, channel_axis, gamma_init, dtype : optional
+    eps, momentum, debias, affine, scale, shift, track_running_stats, unbiased, channel_axis, gamma_init : optional
+        As for `BatchNorm`.
+    dtype : float32 or float64, default float32
         As for `BatchNorm`.
     rng : None, int, SeedSequence, Generator or MaskStream, optional
         Where the masks come from, as for `Dropout`; before that, ``gamma_init="uniform"`` draws from it.
@@ -57,7 +59,7 @@ class BatchNormAct(BatchNorm):
 
     Attributes
     ----------
-    gamma, beta, dgamma, dbeta, running_mean, running_var, num_batches, num_values, training : optional
+    gamma, beta, dgamma, dbeta, running_mean, running_var, num_batches, num_values, training, frozen : optional
         As of `BatchNorm`.
     stream : MaskStream
         Key and call number of the next mask.
@@ -74,7 +76,8 @@ class BatchNormAct(BatchNorm):
     -----
     Modes: training normalizes by the statistics of the batch, updates the running ones, draws a mask and moves the
     stream by one call, unless `p` is 0. Inference normalizes by the running statistics and drops nothing, unless
-    `sampling` is True: then it draws masks as training does, for estimates of uncertainty.
+    `sampling` is True: then it draws masks as training does, for estimates of uncertainty. Training of a frozen layer
+    normalizes as inference does, and draws masks.
 
     References
     ----------
@@ -105,7 +108,8 @@ class BatchNormAct(BatchNorm):
         p: float = 0.0,
         shared_axes: int | Iterable[int] = (),
         eps: float = 1e-5,
-        momentum: float | None = 0.9,
+        momentum: float | Literal["population"] | None = 0.9,
+        debias: bool = False,
         affine: bool = True,
         scale: bool | None = None,
         shift: bool | None = None,
@@ -124,7 +128,7 @@ class BatchNormAct(BatchNorm):
         self.sampling = False
         own["shared_axes"] = _checks.axes(shared_axes)
         super().__init__(
-            num_features, eps=eps, momentum=momentum, affine=affine, scale=scale, shift=shift,
+            num_features, eps=eps, momentum=momentum, debias=debias, affine=affine, scale=scale, shift=shift,
             track_running_stats=track_running_stats, unbiased=unbiased, channel_axis=channel_axis,
             gamma_init=gamma_init, dtype=dtype, rng=rng, on_nonfinite=on_nonfinite,
         )  # fmt: skip
@@ -225,7 +229,8 @@ class BatchNormAct(BatchNorm):
         made: Context | None = None
         done: list[bool] = []
         try:  # all or nothing, whatever interrupts it
-            if mean is not None and not training:
+            if mean is not None and (not training or own["frozen"]):
+                keep_x = keep_x or training
                 vectors = mean, own["running_var"], own["gamma"], own["beta"]
                 y, made = functional.batch_norm_act_inference(x, *vectors, keep_x=keep_x, **how)
                 if not return_context:

@@ -102,7 +102,8 @@ class BatchNormState(Layer):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)
         own = vars(self)
-        own.setdefault("reduce", None)  # in pickles from before there was one
+        for name, value in (("reduce", None), ("debias", False), ("frozen", False)):
+            own.setdefault(name, value)  # in pickles from before there was one
         own.update({name: writable(own[name]) for name in (*STATE, "dgamma", "dbeta")})
 
     @classmethod

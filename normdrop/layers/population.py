@@ -168,8 +168,7 @@ class Population:
         if n == 0:
             return ChannelStatistics(self.num_features)
         mean, var = (_device.to_host(values) for values in arrays.values())
-        m2 = var * (n - 1 if self.unbiased and n > 1 else n)
-        return ChannelStatistics.from_array(np.stack([np.full_like(mean, n), mean, np.zeros_like(mean), m2]))
+        return ChannelStatistics.from_array(running.moments(mean, var, n, self.unbiased))
 
     def _running_arrays(self) -> dict[str, Any]:
         return {name: vars(self)[name] for name in ("running_mean", "running_var")}

@@ -137,7 +137,7 @@ def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tupl
 def update_running(mean: Tensor, var: Tensor, statistics: Tensor, momentum: float, n: int) -> None:
     """Move running statistics towards those of a batch of `n` values per channel, whose weight is `momentum`."""
     wide = array(mean).astype(np.float64), array(var).astype(np.float64)
-    _running.fold(*wide, array(statistics), (1.0 - momentum, n, True, "propagate"))
+    _running.fold(*wide, array(statistics), _running.How(1.0 - momentum, n, True, "propagate"))
     mean.copy_(torch.from_numpy(wide[0]))
     var.copy_(torch.from_numpy(wide[1]))
 

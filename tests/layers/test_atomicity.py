@@ -50,6 +50,8 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "BatchNorm": lambda: normdrop.BatchNorm(3),
     "BatchNorm, cumulative": lambda: normdrop.BatchNorm(3, momentum=None, affine=False),
     "BatchNorm, float64": lambda: normdrop.BatchNorm(3, momentum=0.0, dtype=np.float64, unbiased=False),
+    "BatchNorm, population": lambda: normdrop.BatchNorm(3, momentum="population"),
+    "BatchNorm, frozen": lambda: normdrop.BatchNorm(3).freeze(),
     "BatchNorm, no statistics": lambda: normdrop.BatchNorm(3, track_running_stats=False),
     "BatchNorm2d": lambda: normdrop.BatchNorm2d(3),
     "BatchNormAct": lambda: normdrop.BatchNormAct(3, p=0.5, rng=stream()),
@@ -186,6 +188,20 @@ def test_interrupted_loading_has_not_happened_or_has_happened(name: str) -> None
     state = used(name).state_dict()
     state = {key: value + value.dtype.type(1) for key, value in state.items()}
     check(LAYERS[name], lambda layer: layer.load_state_dict(state), KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("momentum", [0.9, "population"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_update_or_reset_of_running_statistics_has_not_happened_or_has_happened(
+    error: type[BaseException], momentum: Any
+) -> None:
+    def make() -> normdrop.BatchNorm:
+        layer = normdrop.BatchNorm(3, momentum=momentum)
+        layer(ROWS)
+        return layer
+
+    check(make, lambda layer: layer.update_running_stats(ROWS), error)
+    check(make, lambda layer: layer.reset_running_stats(), error)
 
 
 @pytest.mark.parametrize("return_mask", [False, True])
