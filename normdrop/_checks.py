@@ -67,10 +67,12 @@ def momentum(value: object) -> float | Literal["population"] | None:
         return None
     if isinstance(value, str) and value == "population":
         return "population"
-    number = real(value, "momentum", "the weight of the old value, from 0 to 1, None or 'population'")
+    number = real(
+        value, "momentum", "the weight of the old value, from 0 to 1, None for the cumulative average or 'population'"
+    )
     if not 0.0 <= number <= 1.0:
         raise ValueError(
-            f"momentum must be the weight of the old running value, from 0 to 1, None for the average of batches "
+            f"momentum must be the weight of the old running value, from 0 to 1, None for the cumulative average "
             f"or 'population' for all values; got {value!r} (PyTorch's momentum m is 1 - m here)"
         )
     return number

@@ -15,6 +15,7 @@ from normdrop.functional._batch_norm_inference import (
     batch_norm_inference,
     batch_norm_inference_backward,
 )
+from normdrop.functional._batch_renorm import BatchRenormContext, batch_renorm, batch_renorm_backward
 from normdrop.functional._concrete_dropout import (
     ConcreteDropoutContext,
     concrete_dropout,
@@ -30,6 +31,7 @@ __all__ = [
     "BatchNormActContext",
     "BatchNormActInferenceContext",
     "BatchNormContext",
+    "BatchRenormContext",
     "ConcreteDropoutContext",
     "DropoutContext",
     "InferenceContext",
@@ -43,6 +45,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "batch_renorm",
+    "batch_renorm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
     "dropout",
@@ -59,6 +63,7 @@ for _context in (
     BatchNormActInferenceContext,
     BatchNormContext,
     ConcreteDropoutContext,
+    BatchRenormContext,
     DropoutContext,
     InferenceContext,
 ):

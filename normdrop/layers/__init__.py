@@ -10,6 +10,7 @@ from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm
 from normdrop.layers.concrete_dropout import ConcreteDropout
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
+from normdrop.layers.renorm import BatchRenorm
 
 __all__ = [
     "BatchNorm",
@@ -20,6 +21,7 @@ __all__ = [
     "BatchNormAct1d",
     "BatchNormAct2d",
     "BatchNormAct3d",
+    "BatchRenorm",
     "ConcreteDropout",
     "Dropout",
     "Dropout1d",

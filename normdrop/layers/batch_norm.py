@@ -292,15 +292,14 @@ class BatchNorm(Population, Running, BatchNormState):
         keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")
-        context: BatchNormContext | InferenceContext
+        context: Any
         counted: dict[str, Any] = {}
         if mask is not None or weights is not None:
             counted = {"mask": mask, "weights": weights, "masked": masked}
         if mean is None or (training and not own["frozen"]):
             reduce = own["reduce"] if training else None
-            y, context = functional.batch_norm(
-                x, own["gamma"], own["beta"], eps=eps, channel_axis=axis, reduce=reduce, out=out, **counted
-            )
+            options = {"eps": eps, "channel_axis": axis, "reduce": reduce, "out": out} | counted
+            y, context = self._normalized(x, options)
             if training and mean is not None and (x.size or context.n_shared) and counts(context):
                 self._update(context, ([(x, context.x)], out), [], keep=not return_context)
             elif not return_context:
@@ -331,6 +330,11 @@ class BatchNorm(Population, Running, BatchNormState):
             keep_x: bool = ...,
         ) -> npt.NDArray[S]:
             """Return what `forward` does with these arguments."""
+
+    def _normalized(self, x: Array, options: dict[str, Any]) -> tuple[Array, Any]:
+        """Return y by the statistics of the batch, and a context."""
+        own = vars(self)
+        return functional.batch_norm(x, own["gamma"], own["beta"], **options)
 
     def _check_shape(self, x: Array, axis: int, n: int) -> None:
         if self._ranks:
