@@ -22,6 +22,7 @@ from normdrop.functional._concrete_dropout import (
     concrete_dropout_backward,
 )
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
+from normdrop.functional._ghost import GhostBatchNormContext, ghost_batch_norm, ghost_batch_norm_backward
 from normdrop.functional._invariance import scale_invariance
 from normdrop.functional._masking import DropoutContext
 from normdrop.functional._running import update_running
@@ -34,6 +35,7 @@ __all__ = [
     "BatchRenormContext",
     "ConcreteDropoutContext",
     "DropoutContext",
+    "GhostBatchNormContext",
     "InferenceContext",
     "act_dropout",
     "act_dropout_backward",
@@ -52,6 +54,8 @@ __all__ = [
     "dropout",
     "dropout_backward",
     "dropout_inference",
+    "ghost_batch_norm",
+    "ghost_batch_norm_backward",
     "scale_invariance",
     "update_running",
 ]
@@ -65,6 +69,7 @@ for _context in (
     ConcreteDropoutContext,
     BatchRenormContext,
     DropoutContext,
+    GhostBatchNormContext,
     InferenceContext,
 ):
     _context.__module__ = __name__

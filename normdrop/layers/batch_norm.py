@@ -385,7 +385,7 @@ class BatchNorm(Population, Running, BatchNormState):
         taken = self._waiting() if context is None else self._checked(context)
         dx: npt.NDArray[S]
         dx, dgamma, dbeta = self._gradients(dy, taken, out)
-        own, passes = vars(self), self._passes
+        own, passes = self._with_gradients(), self._passes
         with _process.updating:
             if accumulate:
                 dgamma, dbeta = _sum(own["dgamma"], dgamma), _sum(own["dbeta"], dbeta)
@@ -403,6 +403,10 @@ class BatchNorm(Population, Running, BatchNormState):
                 passes.waiting = waiting
                 raise
         return dx
+
+    def _with_gradients(self) -> dict[str, Any]:
+        """Return the dictionary of the layer that has the gradients of gamma and beta."""
+        return vars(self)
 
     def _gradients(self, dy: Array, context: Any, out: Array | None) -> tuple[Any, Array | None, Array | None]:
         """Return what backward returns, dgamma and dbeta."""

@@ -53,6 +53,8 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "BatchNorm, population": lambda: normdrop.BatchNorm(3, momentum="population"),
     "BatchNorm, frozen": lambda: normdrop.BatchNorm(3).freeze(),
     "BatchNorm, no statistics": lambda: normdrop.BatchNorm(3, track_running_stats=False),
+    "BatchRenorm": lambda: normdrop.BatchRenorm(3),
+    "GhostBatchNorm": lambda: normdrop.GhostBatchNorm(3, 4),
     "BatchNorm2d": lambda: normdrop.BatchNorm2d(3),
     "BatchNormAct": lambda: normdrop.BatchNormAct(3, p=0.5, rng=stream()),
     "BatchNormAct, sampling": sampling,
