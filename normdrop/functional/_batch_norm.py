@@ -12,9 +12,11 @@ import numpy.typing as npt
 from normdrop import _backend, _checks, _device, _overlap
 from normdrop._passes import Pass
 from normdrop._positions import Positions
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional import _shared as shared
+from normdrop.functional._as_one import AsOne
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -40,6 +42,8 @@ class BatchNormContext(NamedTuple):
     """Number of values per channel of a batch that processes share, of which x is a part; None: x is all of it."""
     positions: Positions | None = None
     """Which positions count, in the order of memory; None: all."""
+    as_one: AsOne | None = None
+    """How an input with several channel axes is viewed with one, as `x` is; None: it has one."""
 
     @property
     def mean(self) -> Vector:
@@ -83,7 +87,7 @@ def batch_norm(  # noqa: PLR0913  # what is normalized and the options, those by
     beta: Array | None = None,
     *,
     eps: float = 1e-5,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     mask: Array | None = None,
     weights: Array | None = None,
     masked: Literal["zero", "normalize", "keep"] = "zero",
@@ -106,8 +110,9 @@ def batch_norm(  # noqa: PLR0913  # what is normalized and the options, those by
         Scale and shift; ``None`` means ones and zeros.
     eps : float, default 1e-5
         Added to the variance. Positive.
-    channel_axis : int, default 1
-        Axis of the channels: 1 for channels-first, -1 for channels-last.
+    channel_axis : int or tuple of int, default 1
+        Axis of the channels: 1 for channels-first, -1 for channels-last. Several axes are one, in C order, of as many
+        channels as the product of their lengths; with none, ``()``, all of `x` is one channel.
     mask : ndarray of bool, optional
         Which positions count: True. Of the shape of `x` without the channel axis, (N, L) for `x` of shape (N, C, L), or
         one that broadcasts to it; or with a channel axis of length 1.
@@ -167,6 +172,13 @@ def batch_norm(  # noqa: PLR0913  # what is normalized and the options, those by
     array([ 2., 20.])
     """
     x = _checks.array(x, "x")
+    if isinstance(channel_axis, tuple):
+        one = as_one.of(x, channel_axis)
+        y, context = batch_norm(
+            one.merge(x), gamma, beta, eps=eps, channel_axis=one.axis, mask=mask, weights=weights, masked=masked,
+            reduce=reduce, out=one.taken(out, x),
+        )  # fmt: skip
+        return one.result(y, out), context._replace(as_one=one)
     channel_axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
@@ -261,6 +273,13 @@ def batch_norm_backward(
         had = "no" if context.n_shared is None else "a"
         raise ValueError(f"the forward pass had {had} reduce; pass the same to both")
     x = _checks.array(context.x, "context.x")
+    if context.as_one is not None:
+        one = as_one.checked(context.as_one)
+        dy = _checks.gradient(dy, one.shape, x.dtype)
+        within = one.taken(out, dy)
+        alone = context._replace(as_one=None)
+        dx, dgamma, dbeta = batch_norm_backward(one.merge(dy), alone, reduce=reduce, out=within)
+        return one.result(dx, out), dgamma, dbeta
     dy = _checks.gradient(dy, x.shape, x.dtype)
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:

@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device
 from normdrop._passes import Pass, Reading
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
+from normdrop.functional._as_one import AsOne
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -39,6 +41,8 @@ class InferenceContext(NamedTuple):
     """A copy of the mask, on the host; None: all positions count."""
     masked: Literal["zero", "normalize", "keep"] = "zero"
     """What became of the others."""
+    as_one: AsOne | None = None
+    """How an input with several channel axes is viewed with one, as `x` is; None: it has one."""
 
 
 def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, those by keyword
@@ -49,7 +53,7 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     beta: Array | None = None,
     *,
     eps: float = 1e-5,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     mask: Array | None = None,
     masked: Literal["zero", "normalize", "keep"] = "zero",
     keep_x: bool = False,
@@ -69,8 +73,8 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
         Scale and shift; ``None`` means ones and zeros.
     eps : float, default 1e-5
         Added to the variance. Positive.
-    channel_axis : int, default 1
-        Axis of the channels: 1 for channels-first, -1 for channels-last.
+    channel_axis : int or tuple of int, default 1
+        Axis of the channels, or axes, as in `batch_norm`.
     mask : ndarray of bool, optional
         Which positions count: True; as in `batch_norm`.
     masked : {"zero", "normalize", "keep"}, default "zero"
@@ -106,6 +110,13 @@ def batch_norm_inference(  # noqa: PLR0913  # four vectors and the options, thos
     array([0., 1.])
     """
     x = _checks.array(x, "x")
+    if isinstance(channel_axis, tuple):
+        one = as_one.of(x, channel_axis)
+        y, context = batch_norm_inference(
+            one.merge(x), mean, var, gamma, beta, eps=eps, channel_axis=one.axis, mask=mask, masked=masked,
+            keep_x=keep_x, out=one.taken(out, x),
+        )  # fmt: skip
+        return one.result(y, out), context._replace(as_one=one)
     channel_axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
     mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
@@ -175,6 +186,12 @@ def batch_norm_inference_backward(
     """
     if not isinstance(context, InferenceContext):
         raise TypeError(f"context must be what batch_norm_inference() returned; got {_checks.kind(context)}")
+    if context.as_one is not None:
+        one = as_one.checked(context.as_one)
+        dy = _checks.gradient(dy, one.shape, context.dtype)
+        within = one.taken(out, dy)
+        alone = batch_norm_inference_backward(one.merge(dy), context._replace(as_one=None), out=within)
+        return one.result(alone[0], out), alone[1], alone[2]
     dy = _checks.gradient(dy, context.shape, context.dtype)
     axis = _checks.channel_axis(dy, context.channel_axis)
     scale = _checks.channels(context.scale, "context.scale", dy.shape[axis], dy)

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from normdrop import _checks, _device
 from normdrop._passes import Pass
 from normdrop._positions import Positions
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _counted as counted
 from normdrop.functional import _of_batch as of_batch
 from normdrop.functional import _per_channel as per_channel
+from normdrop.functional._as_one import AsOne
 from normdrop.functional._batch_norm import BatchNormContext, batch_norm_backward
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -54,6 +56,11 @@ class BatchRenormContext(NamedTuple):
         return self.norm.n_shared
 
     @property
+    def as_one(self) -> AsOne | None:
+        """How several channel axes are viewed as one, as in `BatchNormContext`."""
+        return self.norm.as_one
+
+    @property
     def positions(self) -> Positions | None:
         """Which positions count, as in `BatchNormContext`."""
         return self.norm.positions
@@ -77,7 +84,7 @@ def batch_renorm(  # noqa: PLR0913  # as batch_norm, with the running statistics
     r_max: float = 3.0,
     d_max: float = 5.0,
     eps: float = 1e-5,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     mask: Array | None = None,
     weights: Array | None = None,
     masked: Literal["zero", "normalize", "keep"] = "zero",
@@ -141,6 +148,13 @@ def batch_renorm(  # noqa: PLR0913  # as batch_norm, with the running statistics
     (array([0., 1.]), array([0.5]), array([0.5]))
     """
     x = _checks.array(x, "x")
+    if isinstance(channel_axis, tuple):
+        one = as_one.of(x, channel_axis)
+        y, context = batch_renorm(
+            one.merge(x), mean, var, gamma, beta, r_max=r_max, d_max=d_max, eps=eps, channel_axis=one.axis, mask=mask,
+            weights=weights, masked=masked, reduce=reduce, out=one.taken(out, x),
+        )  # fmt: skip
+        return one.result(y, out), context._replace(norm=context.norm._replace(as_one=one))
     channel_axis = _checks.channel_axis(x, channel_axis)
     n_channels = x.shape[channel_axis]
     mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)

@@ -33,6 +33,8 @@ class GhostBatchNormContext(NamedTuple):
     """No processes share the batch."""
     positions: None = None
     """All positions count."""
+    as_one: None = None
+    """There is one channel axis."""
 
 
 def ghost_batch_norm(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from normdrop import _backend, _device
 from normdrop._passes import Reading
 from normdrop._positions import Positions
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional import _shared as shared
@@ -65,7 +66,7 @@ def batch(
 
 def of(
     x: Array,
-    axis: int,
+    axis: as_one.Axes,
     eps: float,
     *,
     mask: Array | None = None,
@@ -73,6 +74,7 @@ def of(
     reduce: Callable[[Any], Any] | None = None,
 ) -> Batch:
     """Return the statistics of a batch that was checked, and of as many channels as it should have."""
+    x, axis = as_one.merged(x, axis)
     axis %= x.ndim
     reading = Reading(x, axis)
     positions = counted.positions(reading, x.shape, axis, mask, weights, "zero")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from normdrop import _checks, _process, functional
 from normdrop.functional import BatchNormContext, InferenceContext
 from normdrop.functional import _running as running
+from normdrop.functional._as_one import Axes
 from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, parameter
 from normdrop.layers.base import Array
 from normdrop.layers.batch_norm_state import STATE, BatchNormState
@@ -25,6 +26,12 @@ Masked: TypeAlias = Literal["zero", "normalize", "keep"]
 
 def _on_nonfinite(value: object) -> running.OnNonfinite:
     return cast("running.OnNonfinite", _checks.choice(value, "on_nonfinite", running.ON_NONFINITE))
+
+
+def _channel_axis(value: Any) -> Axes:
+    if isinstance(value, tuple):
+        return tuple(_checks.integer(axis, "channel_axis", -(2**31)) for axis in value)
+    return _checks.integer(value, "channel_axis", -(2**31))
 
 
 def _reduce(value: Any) -> Callable[[Any], Any] | None:
@@ -71,8 +78,9 @@ class BatchNorm(Population, Running, BatchNormState):
     unbiased : bool, default True
         Whether `running_var` takes the unbiased variance, n/(n - 1) times that of the batch (the paper, PyTorch), or
         the biased one (Keras, ONNX).
-    channel_axis : int, default 1
-        Axis of the channels: 1 for (N, C, ...), -1 for (N, ..., C).
+    channel_axis : int or tuple of int, default 1
+        Axis of the channels: 1 for (N, C, ...), -1 for (N, ..., C). Several axes are one, in C order: `num_features` is
+        then the product of their lengths. A layer of one channel also takes (N,).
     gamma_init : {"ones", "uniform"}, default "ones"
         Whether `gamma` starts at 1 or is drawn from U(0, 1). `beta` starts at 0.
     dtype : float32 or float64, default float32
@@ -153,7 +161,7 @@ class BatchNorm(Population, Running, BatchNormState):
         shift: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
-        channel_axis: int = 1,
+        channel_axis: int | tuple[int, ...] = 1,
         gamma_init: Literal["ones", "uniform"] = "ones",
         dtype: npt.DTypeLike = np.float32,
         rng: RNG = None,
@@ -163,7 +171,7 @@ class BatchNorm(Population, Running, BatchNormState):
         super().__init__()
         own = vars(self)
         n = own["num_features"] = _checks.integer(num_features, "num_features", 1)
-        own["channel_axis"] = _checks.integer(channel_axis, "channel_axis", -(2**31))
+        own["channel_axis"] = _channel_axis(channel_axis)
         own["dtype"] = dtype = _checks.float_dtype(dtype)
         affine = _checks.flag(affine, "affine")
         own["scale"] = affine if scale is None else _checks.flag(scale, "scale")
@@ -187,7 +195,7 @@ class BatchNorm(Population, Running, BatchNormState):
             own["running_mean"], own["running_var"] = np.zeros(n), np.ones(n)
 
     num_features = Fixed[int]("Number of channels.")
-    channel_axis = Fixed[int]("Axis of the channels.")
+    channel_axis = Fixed["int | tuple[int, ...]"]("Axis of the channels, or axes.")
     dtype = Fixed[np.dtype[Any]]("Dtype of the parameters.")
     affine = Fixed[bool]("Whether there are both gamma and beta.")
     scale = Fixed[bool]("Whether there is gamma.")
@@ -287,8 +295,8 @@ class BatchNorm(Population, Running, BatchNormState):
             is unchanged and so is `x`, also as `out`; another `out` may have been written.
         """
         x, own = _checks.array(x, "x"), vars(self)
-        axis, eps, training, mean = own["channel_axis"], own["eps"], own["training"], own["running_mean"]
-        self._check_shape(x, axis, own["num_features"])
+        eps, training, mean = own["eps"], own["training"], own["running_mean"]
+        axis = self._checked_axis(x)
         keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")
@@ -301,7 +309,8 @@ class BatchNorm(Population, Running, BatchNormState):
             options = {"eps": eps, "channel_axis": axis, "reduce": reduce, "out": out} | counted
             y, context = self._normalized(x, options)
             if training and mean is not None and (x.size or context.n_shared) and counts(context):
-                self._update(context, ([(x, context.x)], out), [], keep=not return_context)
+                kept = context.x if context.as_one is None else context.as_one.split(context.x)
+                self._update(context, ([(x, kept)], out), [], keep=not return_context)
             elif not return_context:
                 self._keep(context, asked=keep_x or (training and (x.size > 0 or reduce is not None)))
         else:
@@ -336,15 +345,24 @@ class BatchNorm(Population, Running, BatchNormState):
         own = vars(self)
         return functional.batch_norm(x, own["gamma"], own["beta"], **options)
 
-    def _check_shape(self, x: Array, axis: int, n: int) -> None:
+    def _checked_axis(self, x: Array) -> Axes:
+        """Return the channel axis after checking that `x` has as many channels on it as the layer."""
+        axis, n = vars(self)["channel_axis"], vars(self)["num_features"]
         if self._ranks:
             hint = f"Its input is {self._shape}; {self._of_any_rank} takes any rank."
             _checks.rank(x, self._ranks, type(self).__name__, hint)
-        if x.ndim < 2 or not -x.ndim <= axis < x.ndim or x.shape[axis] != n:
+        if type(axis) is tuple:
+            fits = all(-x.ndim <= k < x.ndim for k in axis) and math.prod(x.shape[k] for k in axis) == n
+        elif x.ndim == n == 1:
+            return ()
+        else:
+            fits = x.ndim >= 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == n
+        if not fits:
             raise ValueError(
                 f"x must have num_features = {n} channels on channel_axis = {axis}; got shape {x.shape}. "
                 "Pass such an array, or make the layer with other num_features or channel_axis."
             )
+        return axis  # type: ignore[no-any-return]
 
     def backward(
         self,

@@ -127,6 +127,7 @@ class BatchNormAct(BatchNorm):
         self.p = p
         self.sampling = False
         own["shared_axes"] = _checks.axes(shared_axes)
+        channel_axis = _checks.integer(channel_axis, "channel_axis", -(2**31))
         super().__init__(
             num_features, eps=eps, momentum=momentum, debias=debias, affine=affine, scale=scale, shift=shift,
             track_running_stats=track_running_stats, unbiased=unbiased, channel_axis=channel_axis,
@@ -216,9 +217,9 @@ class BatchNormAct(BatchNorm):
             As of `BatchNorm`. The stream is unchanged as well, and so are `x` and `residual`, also as `out`.
         """
         x, own = _checks.array(x, "x"), vars(self)
-        axis, training, mean = own["channel_axis"], own["training"], own["running_mean"]
-        drops = training or own["sampling"]
-        self._check_shape(x, axis, own["num_features"])
+        drops = own["training"] or own["sampling"]
+        training, mean = own["training"], own["running_mean"]
+        self._checked_axis(x)
         keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         if mean is not None:
             _checks.same_place(mean, "the layer", x, "x")

@@ -166,14 +166,15 @@ class DomainBatchNorm(Layer):
         context : BatchNormContext or InferenceContext, optional
             What the forward pass returned; by default the pass is the one that waits.
         accumulate : bool, default False
-            Whether to add to `dgamma` and `dbeta` instead of setting them, as for batches of several domains in a step.
+            Whether to add to ``dgamma`` and ``dbeta`` instead of setting them, as for batches of several domains in a
+            step.
         out : ndarray, shape and dtype of `dy`, optional
             Where to write the result. It may be `dy`.
 
         Returns
         -------
         ndarray
-            Gradient with respect to the input; `dgamma` and `dbeta` are set.
+            Gradient with respect to the input; ``dgamma`` and ``dbeta`` are set.
 
         Raises
         ------

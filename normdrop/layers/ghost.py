@@ -31,7 +31,7 @@ class GhostBatchNorm(BatchNorm):
     ghost_size : int
         Samples in a group, at least 1; it need not divide the batch.
     **options : optional
-        As of `BatchNorm`, but for `reduce`; the channel axis is not axis 0.
+        As of `BatchNorm`, but for ``reduce``; the channel axis is not axis 0.
 
     See Also
     --------
@@ -41,7 +41,7 @@ class GhostBatchNorm(BatchNorm):
     Notes
     -----
     A batch enters the running statistics once, with mean and variance of the whole, merged of its groups', as if
-    `BatchNorm` had seen it: what inference normalizes by does not depend on `ghost_size`. The paper instead lets the
+    `BatchNorm` had seen it: what inference normalizes by does not depend on the groups. The paper instead lets the
     groups enter one after the other, and tf-keras averages their variances, which lack what their means differ by.
     Inference is that of `BatchNorm`. Training takes neither `mask` nor `weights`.
 
@@ -67,6 +67,7 @@ class GhostBatchNorm(BatchNorm):
     def __init__(self, num_features: int, ghost_size: int, **options: Any) -> None:
         self.ghost_size = ghost_size
         super().__init__(num_features, **options)
+        _checks.integer(self.channel_axis, "channel_axis", -(2**31))
 
     ghost_size = Option(lambda value: _checks.integer(value, "ghost_size", 1), "Samples in a group.")
     reduce = Option(_reduce, "None: ghost batches are parts of one process's batch.")

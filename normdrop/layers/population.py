@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from normdrop import _checks, _device, _process, _progress, _state
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _running as running
 from normdrop.layers.base import Array
 from normdrop.statistics import ChannelStatistics
@@ -20,14 +21,13 @@ class Population:
 
     if TYPE_CHECKING:
         num_features: int
-        channel_axis: int
         track_running_stats: bool
         on_nonfinite: str
         unbiased: bool
         num_batches: int
         num_values: int
 
-        def _check_shape(self, x: Array, axis: int, n: int) -> None: ...
+        def _checked_axis(self, x: Array) -> as_one.Axes: ...
 
     def fit(self: Self, chunks: Iterable[Array], *, progress: bool | None = None) -> Self:
         """Set the running statistics to the mean and variance of all values in the chunks.
@@ -147,8 +147,8 @@ class Population:
             raise ValueError("the layer has no running statistics to set; make it with track_running_stats=True")
 
     def _statistics(self, x: Array) -> ChannelStatistics:
-        self._check_shape(_checks.array(x, "x"), self.channel_axis, self.num_features)
-        return ChannelStatistics.of(x, self.channel_axis)
+        x = _checks.array(x, "x")
+        return ChannelStatistics.of(*as_one.merged(x, self._checked_axis(x)))
 
     def _is_taken(self, statistics: ChannelStatistics) -> bool:
         """Whether there are values, and such as `on_nonfinite` lets in."""

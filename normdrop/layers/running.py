@@ -9,6 +9,7 @@ import numpy as np
 
 from normdrop import _checks, _device, _overlap, _process, _state
 from normdrop.functional import BatchNormContext
+from normdrop.functional import _as_one as as_one
 from normdrop.functional import _of_batch as of_batch
 from normdrop.functional import _running as running
 from normdrop.layers.attributes import Attribute
@@ -50,14 +51,13 @@ class Running:
 
     if TYPE_CHECKING:
         num_features: int
-        channel_axis: int
         eps: float
         reduce: Callable[[Any], Any] | None
         _passes: Any
 
         def _keep(self, context: Any, *, asked: bool) -> None: ...
 
-        def _check_shape(self, x: Array, axis: int, n: int) -> None: ...
+        def _checked_axis(self, x: Array) -> as_one.Axes: ...
 
         def _check_tracked(self) -> None: ...
 
@@ -67,8 +67,8 @@ class Running:
         """Normalize by the running statistics in training, too, and leave them as they are.
 
         `backward` then gives the gradients of that map, in which statistics are constants, `dgamma` and `dbeta`
-        included. The layer stays frozen through `train`, copies and pickles, until `unfreeze`. Only training passes are
-        frozen out: `fit`, `update_running_stats` and the like still do what they are called for.
+        included. The layer stays frozen through ``train()``, copies and pickles, until `unfreeze`. Only training passes
+        are frozen out: `fit`, `update_running_stats` and the like still do what they are called for.
 
         Returns
         -------
@@ -153,9 +153,9 @@ class Running:
         """
         self._check_tracked()
         x = _checks.array(x, "x")
-        self._check_shape(x, self.channel_axis, self.num_features)
+        axis = self._checked_axis(x)
         _checks.same_place(vars(self)["running_mean"], "the layer", x, "x")
-        batch = of_batch.of(x, self.channel_axis, self.eps, mask=mask, weights=weights, reduce=self.reduce)
+        batch = of_batch.of(x, axis, self.eps, mask=mask, weights=weights, reduce=self.reduce)
         if batch.n:
             self._update(batch, ((), None), [], keep=False)
         return self
