@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
-from normdrop.layers import BatchNorm, BatchNormAct, Dropout
+from normdrop.layers import BatchNorm, BatchNormAct, BatchRenorm, Dropout, GhostBatchNorm
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -147,15 +147,38 @@ def checked(layer: object, library: str) -> BatchNorm | Dropout:
         raise TypeError(f"layer must not be fused, which {library} has no layer for; got {_checks.kind(layer)}")
     if not isinstance(layer, (BatchNorm, Dropout)):
         raise TypeError(f"layer must be a BatchNorm or a Dropout of normdrop; got {_checks.kind(layer)}")
+    if isinstance(layer, (BatchRenorm, GhostBatchNorm)):
+        raise TypeError(
+            f"layer must be a plain BatchNorm, as {library} trains its own way; got {_checks.kind(layer)}. For "
+            "inference, make a BatchNorm and let it load_state_dict(layer.state_dict())."
+        )
+    if isinstance(layer, BatchNorm):
+        _check_policy(layer, library)
     if isinstance(layer, Dropout) and layer.scaling != "inverted":
         raise ValueError(f"layer must have scaling='inverted', as all of {library} have; got {layer.scaling!r}")
     return layer
 
 
+def _check_policy(layer: BatchNorm, library: str) -> None:
+    """Check that the running statistics follow batches in a way that can be told to other libraries."""
+    for name, value, remedy in (
+        ("frozen", layer.frozen, "call layer.unfreeze() first, and freeze what comes of it"),
+        ("debias", layer.debias, "set layer.debias = False first; the average then goes on with its momentum alone"),
+        ("momentum", layer.momentum == "population", "set layer.momentum to a number first"),
+        ("channel_axis", isinstance(layer.channel_axis, tuple), "make a layer with one, on arrays of another shape"),
+    ):
+        if value:
+            raise ValueError(
+                f"layer.{name} must not be {getattr(layer, name)!r}, which {library} does not know; {remedy}"
+            )
+
+
 def momentum_of(layer: BatchNorm, library: str) -> float:
     """Return the weight of the old value, which libraries without a cumulative average need."""
-    if layer.momentum is None:
-        raise ValueError(f"layer.momentum must be a number, as {library} has no average of all values; got None")
+    if not isinstance(layer.momentum, float):
+        raise ValueError(
+            f"layer.momentum must be a number, as {library} has no average of all values; got {layer.momentum!r}"
+        )
     return layer.momentum
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def _exported(layer: BatchNorm, n: int | None) -> Exported:
         del options["bias"]
     if layer.track_running_stats:
         state[_COUNT] = np.array(layer.num_batches, np.int64)
-    return Exported(options | {"eps": layer.eps, "momentum": _complement(layer.momentum)}, state)
+    return Exported(options | {"eps": layer.eps, "momentum": _complement(cast("float | None", layer.momentum))}, state)
 
 
 def _derived(given: Given) -> dict[str, Any]:

@@ -8,7 +8,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from normdrop import BatchNorm, BatchNorm1d, BatchNormAct, Dropout, Dropout1d, Dropout2d, fold
+from normdrop import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNormAct,
+    BatchRenorm,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    GhostBatchNorm,
+    fold,
+)  # fmt: skip
 from normdrop.convert import (
     from_flax,
     from_keras,
@@ -211,6 +221,12 @@ REFUSED = {
     "a name of an array": (lambda: from_flax({"params": {"norm": STATE}}, name="norm/bias/a"), ValueError, ["name"]),
     "several axes": (lambda: from_flax({"mean": np.ones(3), "var": np.ones(3)}, axis=(1, 2)), ValueError, ["(1, 2)"]),
     "an input too few": (lambda: from_onnx({"scale": np.ones(3)}), ValueError, ["input_var", "got scale"]),
+    "a frozen layer": (lambda: to_torch(BatchNorm(3).freeze()), ValueError, ["layer.frozen", "unfreeze()"]),
+    "a debiased average": (lambda: to_keras(BatchNorm(3, debias=True)), ValueError, ["layer.debias", "Keras"]),
+    "a population": (lambda: to_torch(BatchNorm(3, momentum="population")), ValueError, ["'population'", "a number"]),
+    "channel axes": (lambda: to_flax(BatchNorm(6, channel_axis=(1, 2))), ValueError, ["channel_axis", "(1, 2)"]),
+    "renormalization": (lambda: to_torch(BatchRenorm(3)), TypeError, ["plain BatchNorm", "load_state_dict"]),
+    "ghost batches": (lambda: to_onnx(GhostBatchNorm(3, 2)), TypeError, ["plain BatchNorm", "GhostBatchNorm"]),
     "a fused layer": (lambda: to_torch(BatchNormAct(3)), TypeError, ["fused", "PyTorch"]),
     "no layer": (lambda: to_keras(3), TypeError, ["BatchNorm or a Dropout", "int"]),
     "scaling of 2014": (lambda: to_flax(Dropout(scaling="original")), ValueError, ["scaling='inverted'", "Flax"]),
