@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
-from normdrop.layers import BatchNorm, BatchNormAct, BatchRenorm, Dropout, GhostBatchNorm
+from normdrop.layers import BatchNorm, BatchNormAct, BatchRenorm, ConditionalBatchNorm, Dropout, GhostBatchNorm
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -147,7 +147,7 @@ def checked(layer: object, library: str) -> BatchNorm | Dropout:
         raise TypeError(f"layer must not be fused, which {library} has no layer for; got {_checks.kind(layer)}")
     if not isinstance(layer, (BatchNorm, Dropout)):
         raise TypeError(f"layer must be a BatchNorm or a Dropout of normdrop; got {_checks.kind(layer)}")
-    if isinstance(layer, (BatchRenorm, GhostBatchNorm)):
+    if isinstance(layer, (BatchRenorm, ConditionalBatchNorm, GhostBatchNorm)):
         raise TypeError(
             f"layer must be a plain BatchNorm, as {library} trains its own way; got {_checks.kind(layer)}. For "
             "inference, make a BatchNorm and let it load_state_dict(layer.state_dict())."

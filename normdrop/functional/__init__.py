@@ -21,6 +21,11 @@ from normdrop.functional._concrete_dropout import (
     concrete_dropout,
     concrete_dropout_backward,
 )
+from normdrop.functional._conditional import (
+    ConditionalBatchNormContext,
+    conditional_batch_norm,
+    conditional_batch_norm_backward,
+)
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._ghost import GhostBatchNormContext, ghost_batch_norm, ghost_batch_norm_backward
 from normdrop.functional._invariance import scale_invariance
@@ -34,6 +39,7 @@ __all__ = [
     "BatchNormContext",
     "BatchRenormContext",
     "ConcreteDropoutContext",
+    "ConditionalBatchNormContext",
     "DropoutContext",
     "GhostBatchNormContext",
     "InferenceContext",
@@ -51,6 +57,8 @@ __all__ = [
     "batch_renorm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "conditional_batch_norm",
+    "conditional_batch_norm_backward",
     "dropout",
     "dropout_backward",
     "dropout_inference",
@@ -66,8 +74,9 @@ for _context in (
     BatchNormActContext,
     BatchNormActInferenceContext,
     BatchNormContext,
-    ConcreteDropoutContext,
     BatchRenormContext,
+    ConcreteDropoutContext,
+    ConditionalBatchNormContext,
     DropoutContext,
     GhostBatchNormContext,
     InferenceContext,

@@ -8,6 +8,7 @@ from normdrop.layers.batch_norm_act import BatchNormAct
 from normdrop.layers.batch_norm_act_ranks import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normdrop.layers.concrete_dropout import ConcreteDropout
+from normdrop.layers.conditional import ConditionalBatchNorm
 from normdrop.layers.domains import DomainBatchNorm
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
@@ -25,6 +26,7 @@ __all__ = [
     "BatchNormAct3d",
     "BatchRenorm",
     "ConcreteDropout",
+    "ConditionalBatchNorm",
     "DomainBatchNorm",
     "Dropout",
     "Dropout1d",
