@@ -88,7 +88,7 @@ class ConditionalBatchNorm(BatchNorm):
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         keep_x : bool, default False
-            Only in inference: whether `backward` shall also give the gradients of `gamma` and `beta`.
+            Only in inference: whether `backward` shall also give the gradients of ``gamma`` and ``beta``.
         return_context : bool, default False
             Whether to return the context, too; the pass then does not wait in the layer.
 
@@ -137,7 +137,7 @@ class ConditionalBatchNorm(BatchNorm):
         dx : ndarray
             Gradient with respect to the input.
         dgamma, dbeta : ndarray, or None
-            Gradients with respect to the `gamma` and `beta` that were given, of their shapes, or of shape (C,) where
+            Gradients with respect to the ``gamma`` and ``beta`` that were given, of their shapes, or of shape (C,) where
             none was; ``None`` after inference without ``keep_x``.
 
         Raises
