@@ -67,7 +67,7 @@ class BatchNorm(Population, Running, BatchNormState):
         by.
     debias : bool, default False
         Whether the average starts with the first batch instead of 0 and 1: at batch t, the weight of the old value is
-        (m - m**t) / (1 - m**t), for momentum m between 0 and 1 [2]_.
+        (m - m**t) / (1 - m**t), for momentum m between 0 and 1 and t = ``num_batches + 1`` [2]_.
     affine : bool, default True
         Whether there are a learned scale `gamma` and shift `beta`.
     scale, shift : bool, optional

@@ -137,8 +137,8 @@ class ConditionalBatchNorm(BatchNorm):
         dx : ndarray
             Gradient with respect to the input.
         dgamma, dbeta : ndarray, or None
-            Gradients with respect to the ``gamma`` and ``beta`` that were given, of their shapes, or of shape (C,) where
-            none was; ``None`` after inference without ``keep_x``.
+            Gradients with respect to the ``gamma`` and ``beta`` that were given, of their shapes, or of shape (C,)
+            where none was; ``None`` after inference without ``keep_x``.
 
         Raises
         ------

@@ -290,34 +290,9 @@ class DomainBatchNorm(Layer):
             for name, values in norm._arrays().items()
         }
 
-    def to_device(self: Self, like: Any = None) -> Self:
-        """Move the arrays of all domains to a GPU, as `BatchNorm.to_device` does.
-
-        Parameters
-        ----------
-        like : array on a GPU, optional
-            The arrays become ones of its library, on its GPU.
-
-        Returns
-        -------
-        DomainBatchNorm
-            The layer itself.
-        """
-        for norm in self.norms.values():
-            norm.to_device(like)
-        self._share()
-        return self
-
-    def to_host(self: Self) -> Self:
-        """Move the arrays of all domains to the host.
-
-        Returns
-        -------
-        DomainBatchNorm
-            The layer itself.
-        """
-        for norm in self.norms.values():
-            norm.to_host()
+    def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
+        for domain, norm in self.norms.items():
+            norm._moved({name: arrays[self._entry(domain, name)] for name in norm._arrays()})
         self._share()
         return self
 
