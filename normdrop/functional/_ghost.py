@@ -180,6 +180,8 @@ def ghost_batch_norm_backward(
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy), ("x", x)])
+    if sum(len(part.x) for part in context.groups) != (len(x) if x.size else 0):
+        raise ValueError("context.groups must be of all samples of context.x; pass the context as it was returned")
     dense, layout = _layout.dense(x)
     dx = layout.empty(dense) if out is None else out
     sums, start = np.zeros((2, context.statistics.shape[-1])), 0

@@ -129,6 +129,7 @@ CALLS = [
     (lambda s: setattr(s.layer, "ghost_size", 0), ValueError, "ghost_size must be at least 1"),
     (lambda s: setattr(s.layer, "reduce", len), ValueError, "reduce must be None"),
     (lambda s: s.layer.backward(DY[:5], context=s.context), ValueError, "dy must have"),
+    (lambda s: s.layer.backward(DY, context=s.context._replace(groups=())), ValueError, "groups must be of all"),
     (lambda s: s.layer.backward(DY, context=s.other), ValueError, "context is of a pass over 2 channels"),
     (lambda s: functional.ghost_batch_norm(X, ghost_size=2, channel_axis=0), ValueError, "must not be 0"),
     (lambda s: functional.ghost_batch_norm(X, ghost_size=2.0), TypeError, "ghost_size must be an int"),
