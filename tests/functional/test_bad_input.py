@@ -192,7 +192,7 @@ rows(
         ("1", TypeError, "channel_axis must be an int", "str '1'"),
         (True, TypeError, "channel_axis must be an int", "bool True"),
         (None, TypeError, "channel_axis must be an int", "NoneType"),
-        ((1,), TypeError, "channel_axis must be an int", "tuple (1,)"),
+        ([1], TypeError, "channel_axis must be an int", "list"),
     ],
     lambda s, axis: normdrop.Dropout2d(0.5, channel_axis=axis, rng=s.generator),
     lambda s, axis: normdrop.BatchNorm(6, channel_axis=axis, gamma_init="uniform", rng=s.generator),
@@ -247,7 +247,7 @@ def test_an_argument_that_does_not_exist_is_refused(things, refused):
         lambda s: normdrop.Dropout2d(0.5, shared_axes=1),
         lambda s: normdrop.BatchNorm(6, 1e-5),
         lambda s: s.dropout(s.x, keep_x=True),
-        lambda s: s.batch_norm(s.x, mask=s.mask),
+        lambda s: s.batch_norm(s.x, masks=s.mask),
         lambda s: functional.dropout(s.x, 0.5, ()),
     ):
         refused(things, call, TypeError, "argument")
