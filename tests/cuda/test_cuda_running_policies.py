@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normdrop import BatchNorm, BatchRenorm, DomainBatchNorm, GhostBatchNorm, _device
+from normdrop import BatchNorm, BatchRenorm, ConditionalBatchNorm, DomainBatchNorm, GhostBatchNorm, _device
 
 pytestmark = [pytest.mark.cuda, pytest.mark.simulated]
 
@@ -63,3 +63,5 @@ def test_several_channel_axes_and_ghost_batches_are_refused_there():
         BatchNorm(6, channel_axis=(1, 2)).to_device()(x)
     with pytest.raises(TypeError, match="ghost batches need x on the host"):
         GhostBatchNorm(3, 2).to_device()(x)
+    with pytest.raises(TypeError, match="conditional batch normalization needs x on the host"):
+        ConditionalBatchNorm(3).to_device()(x)

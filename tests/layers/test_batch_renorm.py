@@ -141,7 +141,11 @@ def test_in_place_and_empty_batches() -> None:
     y = twin(X)
     assert layer.forward(x, out=x) is x
     np.testing.assert_array_equal(x, y)
+    _, context = twin.forward(X - 1, return_context=True)
     np.testing.assert_array_equal(layer.backward(DY), twin.backward(DY))
+    twin.backward(DY, context=context)
+    with pytest.raises(ValueError, match="context is of a pass over 3 channels"):
+        BatchRenorm(2).backward(DY[:, :2], context=context)
     before = layer.state_dict()
     for options in ({}, {"mask": np.zeros_like(MASK)}):
         given = X if options else X[:0]

@@ -54,6 +54,9 @@ def test_shared_scale_and_shift_are_one_parameter_whose_gradients_add_up_over_th
     beta += 1.0
     for name, norm in zip("ab", alone, strict=True):
         np.testing.assert_allclose(layer(X[name], domain=name), 2.0 * norm(X[name]) + 1.0, rtol=1e-12)
+    _, context = layer.forward(X["a"], domain="a", return_context=True)
+    layer.backward(DY["a"], context=context)
+    np.testing.assert_array_equal(layer.dbeta, DY["a"].sum(axis=0))
     layer.backward(DY["b"], domain="b")
     alone[1].backward(DY["b"])
     np.testing.assert_allclose(layer.dgamma, alone[1].dgamma, rtol=1e-12)  # set anew, whichever domain was before

@@ -224,6 +224,8 @@ def test_an_update_alone_takes_every_dtype_and_channel_axis_and_shared_batches(d
     updated.update_running_stats(x)
     np.testing.assert_allclose(updated.running_var, trained.running_var, rtol=1e-13)
     assert updated.num_values == trained.num_values == 60
+    with pytest.raises(ValueError, match="mask and weights must be None where reduce is given"):
+        updated.update_running_stats(x, mask=MASK)
 
 
 def test_an_update_of_nothing_changes_nothing() -> None:
