@@ -23,8 +23,9 @@ _NORMS = frozenset({batch_norm.BatchNorm1d, batch_norm.BatchNorm2d, batch_norm.B
 _CHEAP = frozenset({"identity", "relu", "leaky_relu", "relu6", "hardtanh", "hardswish"})
 _DROPOUTS = frozenset({dropout.Dropout, dropout.Dropout1d, dropout.Dropout2d, dropout.Dropout3d})
 
-# Bytes of a batch. Smaller ones stay in a cache, where passes one after the other are as fast or faster.
-SMALLEST = 4 << 20
+# Bytes of a batch, of which channels lie in planes or side by side. Smaller ones stay in a cache, where passes one after
+# the other are as fast or faster.
+SMALLEST = {"planes": 1 << 20, "rows": 1 << 23}
 
 
 def _is_cheap(module: nn.Module) -> bool:
@@ -84,7 +85,7 @@ def _steps(x: Any, run: list[nn.Module]) -> tuple[dict[str, Any], int]:
     if len(run) < 2 or not isinstance(x, torch.Tensor) or not is_served(x) or _has_any_global_hook():
         return {}, 1
     n = n_free(run)
-    if n < 2 or not (torch.compiler.is_compiling() or x.numel() * x.itemsize >= SMALLEST):
+    if n < 2 or not (torch.compiler.is_compiling() or x.numel() * x.itemsize >= SMALLEST[_order(x)]):
         return {}, 1
     rest, steps = run[1:n], {}
     if type(rest[-1]) in _DROPOUTS:
@@ -93,6 +94,10 @@ def _steps(x: Any, run: list[nn.Module]) -> tuple[dict[str, Any], int]:
     if not steps and activation == ("identity", 0.0):
         return {}, 1
     return {**steps, "activation": activation}, 1 + len(rest) + bool(steps)
+
+
+def _order(x: torch.Tensor) -> str:
+    return "planes" if x.dim() > 2 and x.is_contiguous() else "rows"
 
 
 def _drops(x: torch.Tensor, drop: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ ACTIVATIONS = [
 
 @pytest.fixture(autouse=True)
 def _fuse_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sequential, "SMALLEST", 0)
+    monkeypatch.setattr(_sequential, "SMALLEST", {"planes": 0, "rows": 0})
 
 
 def _block(*tail: Any, dim: int = 1) -> Any:
@@ -131,9 +131,13 @@ def test_in_channels_last_memory_dropout_of_elements_is_a_pass_of_its_own() -> N
 
 def test_batches_that_stay_in_a_cache_are_left_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = _pair(_block(nn.ReLU(), nn.Dropout(0.5)))
-    monkeypatch.setattr(_sequential, "SMALLEST", 8 * 6 * 4)
+    monkeypatch.setattr(_sequential, "SMALLEST", {"planes": 0, "rows": 8 * 6 * 4})
     assert _passes(model, torch.randn(7, 6)) == ["Dropout", "Relu", "BatchNorm"]
     assert _passes(model, torch.randn(8, 6)) == ["BatchNormAct"]
+    images, _ = _pair(_block(nn.ReLU(), nn.Dropout(0.5), dim=2))
+    monkeypatch.setattr(_sequential, "SMALLEST", {"planes": 5 * 6 * 12 * 4, "rows": 1 << 40})
+    assert _passes(images, torch.randn(4, 6, 4, 3)) == ["Dropout", "Relu", "BatchNorm"]
+    assert _passes(images, torch.randn(5, 6, 4, 3)) == ["BatchNormAct"]
 
 
 def test_modes_of_each_layer_and_p_changed_later_count() -> None:
