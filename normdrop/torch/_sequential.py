@@ -23,8 +23,8 @@ _NORMS = frozenset({batch_norm.BatchNorm1d, batch_norm.BatchNorm2d, batch_norm.B
 _CHEAP = frozenset({"identity", "relu", "leaky_relu", "relu6", "hardtanh", "hardswish"})
 _DROPOUTS = frozenset({dropout.Dropout, dropout.Dropout1d, dropout.Dropout2d, dropout.Dropout3d})
 
-# Bytes of a batch whose channels lie in planes or side by side. Smaller ones stay in a cache, where passes one after the
-# other are as fast or faster.
+# Bytes of a batch whose channels lie in planes or side by side. Smaller ones stay in a cache, where passes one after
+# the other are as fast or faster.
 SMALLEST = {"planes": 1 << 20, "rows": 1 << 23}
 
 
