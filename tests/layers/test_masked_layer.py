@@ -91,3 +91,18 @@ def test_statistics_of_positions_are_those_of_the_values_that_count(axis: int, w
     np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
     np.testing.assert_allclose(found.var(), np.average((rows - mean) ** 2, axis=0, weights=w), rtol=1e-12)
     assert not ChannelStatistics.of(X, mask=np.zeros((6, 1, 5), np.bool_)).n.any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras's own conversion
+def test_a_mask_is_that_of_keras_where_keras_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras normalizes what does not count by the statistics of the rest, and keeps biased variances."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    pytest.importorskip("torch")
+    keras = pytest.importorskip("keras")
+    theirs = keras.layers.BatchNormalization(axis=-1, epsilon=1e-5, momentum=0.9)
+    ours = normdrop.BatchNorm(3, channel_axis=-1, unbiased=False)
+    x = X.swapaxes(1, 2).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(theirs(x, training=True, mask=MASK))
+    np.testing.assert_allclose(ours(x, mask=MASK, masked="normalize"), expected, rtol=0, atol=2e-6)
+    for name, values in (("moving_mean", ours.running_mean), ("moving_variance", ours.running_var)):
+        np.testing.assert_allclose(values, keras.ops.convert_to_numpy(getattr(theirs, name)), rtol=1e-5)
