@@ -11,7 +11,7 @@ from normdrop import functional
 
 from ..gradcheck import BOUND, check_pass
 
-pytestmark = [pytest.mark.usefixtures("backend"), pytest.mark.simulated, pytest.mark.once]
+pytestmark = [pytest.mark.usefixtures("backend"), pytest.mark.once]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SHAPES = [((7, 3), 1), ((4, 3, 5), 1), ((4, 5, 3), -1), ((2, 3, 2, 19), 1), ((3, 4, 17), 0), ((9, 40), 1)]
@@ -44,6 +44,7 @@ def _exact(x: Array, axis: int, mask: Array, weights: Array | None, masked: str)
     return y, mean.ravel(), var.ravel()
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("masked", MASKED)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
@@ -56,6 +57,31 @@ def test_forward_is_the_formula_over_what_counts(shape: Any, axis: int, weighted
     np.testing.assert_allclose(context.mean, mean, rtol=1e-13, atol=1e-13)
     np.testing.assert_allclose(context.var, var, rtol=1e-12)
     assert context.n == pytest.approx(mask.sum() if weights is None else weights[mask].sum(dtype=float))
+
+
+@pytest.mark.simulated
+@pytest.mark.parametrize("masked", MASKED)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES[:3], ids=str)
+def test_backward_is_the_formula_over_what_counts(shape: Any, axis: int, weighted: bool, masked: Any) -> None:
+    x, dy, gamma = _made(shape), _made(shape, 2), _made((shape[axis],), 3)
+    mask, weights = _positions(shape, axis, weighted=weighted)
+    how: dict[str, Any] = {"channel_axis": axis, "mask": mask, "weights": weights, "masked": masked}
+    _, context = functional.batch_norm(x, gamma, **how)
+    dx, dgamma, dbeta = functional.batch_norm_backward(dy, context)
+    w = np.expand_dims(mask * (1.0 if weights is None else weights.astype(np.float64)), axis)
+    others = tuple(k for k in range(x.ndim) if k != axis % x.ndim)
+    _, mean, var = _exact(x, axis, mask, weights, masked)
+    channels = tuple(n if k == axis % x.ndim else 1 for k, n in enumerate(shape))
+    inv_std, gamma = (1 / np.sqrt(var + EPS)).reshape(channels), gamma.reshape(channels)
+    x_hat = (x - mean.reshape(channels)) * inv_std
+    taken = dy if masked == "normalize" else np.where(w > 0, dy, 0)
+    sums = [(taken * x_hat).sum(others, keepdims=True), taken.sum(others, keepdims=True)]
+    expected = gamma * inv_std * (taken - w / w.sum() * (sums[1] + x_hat * sums[0]))
+    if masked == "keep":
+        expected = np.where(w > 0, expected, dy)
+    np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose([dgamma, dbeta], [total.ravel() for total in sums], rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("masked", MASKED)
@@ -126,6 +152,7 @@ def test_a_mask_follows_the_axes_and_not_the_order_of_memory(order: Any) -> None
     np.testing.assert_allclose(dx2, dx, rtol=0, atol=1e-12)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("masked", MASKED)
 def test_an_output_may_be_the_input(masked: Any) -> None:
     x, dy = _made((4, 3, 20)), _made((4, 3, 20), 2)
@@ -140,6 +167,7 @@ def test_an_output_may_be_the_input(masked: Any) -> None:
     np.testing.assert_array_equal(dz, dx)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_narrow_dtypes_are_computed_in_float64_and_rounded(dtype: Any) -> None:
     x, dy = _made((6, 3, 33)).astype(dtype), _made((6, 3, 33), 2).astype(dtype)
@@ -154,6 +182,7 @@ def test_narrow_dtypes_are_computed_in_float64_and_rounded(dtype: Any) -> None:
     np.testing.assert_allclose(context.statistics, exact.statistics, rtol=1e-12)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("shape", [(50, 3), (6, 3, 33)], ids=str)
 def test_a_variance_far_from_zero_keeps_its_digits(shape: Any) -> None:
     x = (3e5 + 0.1 * _made(shape)).astype(np.float32)
@@ -177,6 +206,7 @@ def test_a_mask_of_all_is_no_mask() -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("masked", MASKED)
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (0, 3, 5)], ids=str)
 def test_where_nothing_counts_it_is_an_empty_batch(shape: Any, masked: Any) -> None:
