@@ -41,7 +41,7 @@ class BatchNormContext(NamedTuple):
     n_shared: int | None = None
     """Number of values per channel of a batch that processes share, of which x is a part; None: x is all of it."""
     positions: Positions | None = None
-    """Which positions count, in the order of memory; None: all."""
+    """Which positions count, in the order of the axes; None: all."""
     as_one: AsOne | None = None
     """How an input with several channel axes is viewed with one, as `x` is; None: it has one."""
 
@@ -210,7 +210,7 @@ def batch_norm(  # noqa: PLR0913  # what is normalized and the options, those by
     else:
         statistics.fill(np.nan)
     y, dtype = walk.result(), per_channel.parameter_dtype(x, gamma, beta)
-    rows = _device.native(statistics)
+    rows, positions = _device.native(statistics), counted.by_axes(positions, walk, x.shape, channel_axis)
     return y, BatchNormContext(kept, rows, scale_kept, channel_axis, eps, dtype, n_shared, positions)
 
 
@@ -295,7 +295,8 @@ def batch_norm_backward(
         sums = shared.sums(dy, walk, statistics, context.n_shared, reduce)
         shared.input_gradient(walk, dy, statistics, sums, scale, context.n_shared)
     elif context.positions is not None:
-        counted.backward(walk, dy, sums, statistics, scale, context.positions)
+        where = counted.by_memory(context.positions, walk, x.shape, axis)
+        counted.backward(walk, dy, sums, statistics, scale, where)
     elif x.size:
         _backend.batch_norm_backward(walk.y, walk.beside(dy), walk.x, sums, statistics, scale)
     else:

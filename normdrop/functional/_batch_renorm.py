@@ -176,7 +176,7 @@ def batch_renorm(  # noqa: PLR0913  # as batch_norm, with the running statistics
     dtype = per_channel.parameter_dtype(x, gamma, beta)
     norm = BatchNormContext(
         walk.kept(), batch.statistics, _device.native(scaled), channel_axis, eps, np.dtype(np.float64),
-        batch.n_shared, positions,
+        batch.n_shared, counted.by_axes(positions, walk, x.shape, channel_axis),
     )  # fmt: skip
     counted.normalize(walk.y, walk.x, vectors, positions)
     ones = np.ones(n_channels)

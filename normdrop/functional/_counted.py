@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _positions
 from normdrop._passes import Pass, Reading
-from normdrop._positions import OTHERS, Positions
+from normdrop._positions import OTHERS, SPARE, Positions
 
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float64]
@@ -31,6 +32,29 @@ def positions(
     full = tuple(1 if k == axis else n for k, n in enumerate(shape))
     counted = reading.positions(np.broadcast_to(counted, full))
     return _positions.of(counted, w, others, like=reading.x)
+
+
+def by_axes(where: Positions | None, reading: Reading, shape: tuple[int, ...], axis: int) -> Positions | None:
+    """Return positions in the order of the axes, for a context: copies and pickles may change that of memory."""
+    order = reading.layout.order
+    if where is None or reading.layout.is_c_order:
+        return where
+    lengths = [1 if k == axis else shape[k] for k in order]
+    return _moved(where, lambda values: values.reshape(lengths).transpose(np.argsort(order)))
+
+
+def by_memory(where: Positions, reading: Reading, shape: tuple[int, ...], axis: int) -> Positions:
+    """Return positions in the order in which `reading` has them, from that of the axes."""
+    if reading.layout.is_c_order:
+        return where
+    lengths = [1 if k == axis else n for k, n in enumerate(shape)]
+    return _moved(where, lambda values: values.reshape(lengths).transpose(reading.layout.order))
+
+
+def _moved(where: Positions, move: Callable[[Array], Array]) -> Positions:
+    mask, weights = (_device.to_host(values)[:-SPARE] for values in where[:2])
+    w = move(weights) if weights.size else None
+    return _positions.of(move(mask), w, where.others, like=where.mask)
 
 
 def _boolean(mask: Any) -> Array:

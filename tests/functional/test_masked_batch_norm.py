@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,24 @@ def test_a_mask_follows_the_axes_and_not_the_order_of_memory(order: Any) -> None
     dx2, *_ = functional.batch_norm_backward(dy, context)
     np.testing.assert_allclose(y2, y, rtol=0, atol=1e-12)
     np.testing.assert_allclose(dx2, dx, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("memory", [(3, 2, 1, 0), (2, 0, 3, 1), (0, 1, 2, 3)], ids=str)
+def test_a_context_may_come_back_with_its_input_in_another_order_of_memory(memory: Any, weighted: bool) -> None:
+    """As from a pickle, in which NumPy keeps no order but those of C and Fortran."""
+    shape = (4, 3, 6, 5)
+    x = _made(tuple(shape[k] for k in memory)).transpose(np.argsort(memory))
+    mask, weights = _positions(shape, 1, weighted=weighted)
+    mean, var = _made((3,), 3), np.abs(_made((3,), 4))
+    for run, back in (
+        (functional.batch_norm, functional.batch_norm_backward),
+        (lambda x, **how: functional.batch_renorm(x, mean, var, **how), functional.batch_renorm_backward),
+    ):
+        _, context = run(x, mask=mask, weights=weights)
+        expected = back(_made(shape, 2), context)
+        for found, gradient in zip(back(_made(shape, 2), pickle.loads(pickle.dumps(context))), expected, strict=True):
+            np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-12)
 
 
 @pytest.mark.simulated
