@@ -93,7 +93,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name == "cuda_on_host":
         sys.path.insert(0, str(Path(__file__).parent))
     module = importlib.import_module(name)
-    monkeypatch.setattr(_backend, "select", lambda x: module)
+    monkeypatch.setattr(_backend.contracts, "select", lambda x: module)
     return module
 
 

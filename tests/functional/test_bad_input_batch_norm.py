@@ -240,7 +240,7 @@ def test_a_kernel_that_fails_changes_no_statistics(things, refused, monkeypatch)
     def fail(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(normdrop._backend, "select", fail)
+    monkeypatch.setattr(normdrop._backend.contracts, "select", fail)
     for name in ("layer", "cumulative", "inference"):
         refused(things, lambda s, layer=name: getattr(s, layer)(s.x), MemoryError, "no room")
         refused(things, lambda s, layer=name: getattr(s, layer).backward(s.x), MemoryError, "no room")

@@ -88,7 +88,7 @@ def test_dropout_that_fails_gives_its_call_back(backend, monkeypatch, launcher):
 
     broken = SimpleNamespace(**{name: getattr(backend, name) for name in vars(_reference) if hasattr(backend, name)})
     monkeypatch.setattr(broken, launcher, fail)
-    monkeypatch.setattr(_backend, "select", lambda x: broken)
+    monkeypatch.setattr(_backend.contracts, "select", lambda x: broken)
     shared = 1 if launcher in ("keep_mask", "apply_mask") else ()
     x = np.ones((6, 8), np.float32, order="F" if launcher == "dropout_transposed" else "C")
     stream = MaskStream.from_key((1, 2), 3)
@@ -186,7 +186,7 @@ def test_kernels_are_given_aligned_contiguous_arrays_only(monkeypatch, x):
 
     names = ("dropout", "dropout_transposed", "keep_mask", "apply_mask")
     spy = SimpleNamespace(**{name: checked(name) for name in names})
-    monkeypatch.setattr(normdrop._backend, "select", lambda x: spy)
+    monkeypatch.setattr(normdrop._backend.contracts, "select", lambda x: spy)
     place = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     for out in (None, place, np.zeros((4, 3, 5, 12), np.float32)[..., ::2]):
         for layer in layers():

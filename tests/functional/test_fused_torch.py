@@ -45,7 +45,7 @@ def serving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     from normdrop import _backend, _cpu, _reference
 
     module = _cpu if request.param == "cpu" else _reference
-    monkeypatch.setattr(_backend, "select", lambda x: module)
+    monkeypatch.setattr(_backend.contracts, "select", lambda x: module)
 
 
 def _tensors(given: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _dropout_of_anything(data: st.DataObject) -> None:
     expected = np.empty(x.shape, x.dtype)
     scale = 1.0 / (1.0 - threshold / 2**32) if threshold < 1 << 32 else 0.0
     with np.errstate(all="ignore"):
-        expected[...] = np.where(mask, _reference._scaled(given_x, scale), 0)
+        expected[...] = np.where(mask, _reference.rounding.scaled(given_x, scale), 0)
     assert y.tobytes() == expected.tobytes()
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
     if out is not x:

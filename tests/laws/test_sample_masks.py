@@ -319,7 +319,7 @@ def test_a_pass_that_fails_gives_the_call_back(monkeypatch):
 
 def test_fused_passes_heed_the_ids_in_a_context(monkeypatch):
     """They give none, but a context may come from anywhere."""
-    monkeypatch.setattr(_backend, "select", lambda x: _reference)  # whose kernels are not compiled
+    monkeypatch.setattr(_backend.contracts, "select", lambda x: _reference)  # whose kernels are not compiled
     x, ids = np.ones((3, 40)), np.array([4, 5, 6])
     _, context, mask = drawn(x, ids)
     _, fused = functional.act_dropout(x, activation="identity", p=0.3, rng=stream())

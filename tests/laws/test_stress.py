@@ -100,9 +100,9 @@ def test_in_place_out_of_place_and_reference_agree_on_random_passes(monkeypatch,
         what = f"seed {seed}, shape {shape}, channel axis {axis}, order {order} and {other}, offsets {offsets}"
 
         bits = x.tobytes(), dy.tobytes()
-        monkeypatch.setattr(_backend, "select", lambda x: compiled)
+        monkeypatch.setattr(_backend.contracts, "select", lambda x: compiled)
         results, in_place = _passes("into NaN", *arguments), _passes("in place", *arguments)
-        monkeypatch.setattr(_backend, "select", lambda x: _reference)
+        monkeypatch.setattr(_backend.contracts, "select", lambda x: _reference)
         expected = _passes("into NaN", *arguments)
         assert (x.tobytes(), dy.tobytes()) == bits, f"an input was changed, {what}"
         for name, *lists in zip(range(len(results)), results, in_place, expected, strict=True):

@@ -56,7 +56,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         broken = ModuleType("broken")
         broken.__dict__.update({key: getattr(serving, key) for key in dir(serving) if not key.startswith("_")})
         setattr(broken, name, launcher)
-        monkeypatch.setattr(_backend, "select", lambda x: broken)
+        monkeypatch.setattr(_backend.contracts, "select", lambda x: broken)
 
     return arrange
 
@@ -83,7 +83,9 @@ def test_failing_backward_can_be_called_again_and_keeps_the_gradients(
     layer(_x(seed=9))
     before(_x(seed=9))
     with monkeypatch.context() as patch:
-        patch.setattr(_backend, "select", _backend.select)  # what fails() replaces is put back at the end
+        patch.setattr(
+            _backend.contracts, "select", _backend.contracts.select
+        )  # what fails() replaces is put back at the end
         fails("batch_norm_backward")
         with pytest.raises(MemoryError):
             layer.backward(_x(seed=10))

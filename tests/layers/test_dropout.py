@@ -199,7 +199,7 @@ def test_a_pass_that_fails_leaves_the_stream_and_the_layer_as_they_were(monkeypa
         raise MemoryError
 
     with monkeypatch.context() as broken:
-        broken.setattr(normdrop._backend, "select", fail)
+        broken.setattr(normdrop._backend.contracts, "select", fail)
         with pytest.raises(MemoryError):
             layer(x)
         assert layer.stream.call == 1
