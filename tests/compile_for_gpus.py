@@ -23,7 +23,18 @@ import numpy as np
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))
 ENDS = ("75", "100")
-MODULES = ("masks", "transposed", "moments", "merging", "normalization", "copies", "fused", "masked", "concrete")
+MODULES = (
+    "masks",
+    "transposed",
+    "moments",
+    "merging",
+    "normalization",
+    "copies",
+    "fused",
+    "masked",
+    "concrete",
+    "connections",
+)
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 QUADS = re.compile(r"ld\.global\.(v4\.[fbu](32|16)|v2\.[fbu]64|[bu]64)")  # 16 bytes, or 8 for 16-bit dtypes
 

@@ -7,6 +7,12 @@ a context may come from anywhere.
 """
 
 from normdrop._backend.concrete import concrete_dropout, concrete_dropout_backward
+from normdrop._backend.connections import (
+    drop_connect,
+    drop_connect_bias_gradient,
+    drop_connect_input_gradient,
+    drop_connect_weight_gradient,
+)
 from normdrop._backend.contracts import select
 from normdrop._backend.fused import (
     act_dropout,
@@ -54,6 +60,10 @@ __all__ = [
     "batch_norm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "drop_connect",
+    "drop_connect_bias_gradient",
+    "drop_connect_input_gradient",
+    "drop_connect_weight_gradient",
     "dropout",
     "dropout_transposed",
     "enumerate_masks",

@@ -1,6 +1,12 @@
 """The CPU backend: launchers over Numba kernels, with the signatures of `normdrop._reference`."""
 
 from normdrop._cpu.concrete import concrete_dropout, concrete_dropout_backward
+from normdrop._cpu.connections import (
+    drop_connect,
+    drop_connect_bias_gradient,
+    drop_connect_input_gradient,
+    drop_connect_weight_gradient,
+)
 from normdrop._cpu.fused import (
     act_dropout,
     act_dropout_backward,
@@ -45,6 +51,10 @@ __all__ = [
     "batch_norm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "drop_connect",
+    "drop_connect_bias_gradient",
+    "drop_connect_input_gradient",
+    "drop_connect_weight_gradient",
     "dropout",
     "dropout_transposed",
     "enumerate_masks",

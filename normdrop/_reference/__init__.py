@@ -17,6 +17,12 @@ from normdrop._reference.concrete import (
     concrete_dropout,
     concrete_dropout_backward,
 )
+from normdrop._reference.connections import (
+    drop_connect,
+    drop_connect_bias_gradient,
+    drop_connect_input_gradient,
+    drop_connect_weight_gradient,
+)
 from normdrop._reference.fused import (
     act_dropout,
     act_dropout_backward,
@@ -65,6 +71,10 @@ __all__ = [
     "batch_norm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "drop_connect",
+    "drop_connect_bias_gradient",
+    "drop_connect_input_gradient",
+    "drop_connect_weight_gradient",
     "dropout",
     "dropout_transposed",
     "enumerate_masks",

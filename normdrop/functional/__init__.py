@@ -26,6 +26,12 @@ from normdrop.functional._conditional import (
     conditional_batch_norm,
     conditional_batch_norm_backward,
 )
+from normdrop.functional._drop_connect import (
+    DropConnectContext,
+    drop_connect,
+    drop_connect_backward,
+    drop_connect_inference,
+)
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._ghost import GhostBatchNormContext, ghost_batch_norm, ghost_batch_norm_backward
 from normdrop.functional._invariance import scale_invariance
@@ -40,6 +46,7 @@ __all__ = [
     "BatchRenormContext",
     "ConcreteDropoutContext",
     "ConditionalBatchNormContext",
+    "DropConnectContext",
     "DropoutContext",
     "GhostBatchNormContext",
     "InferenceContext",
@@ -59,6 +66,9 @@ __all__ = [
     "concrete_dropout_backward",
     "conditional_batch_norm",
     "conditional_batch_norm_backward",
+    "drop_connect",
+    "drop_connect_backward",
+    "drop_connect_inference",
     "dropout",
     "dropout_backward",
     "dropout_inference",
@@ -77,6 +87,7 @@ for _context in (
     BatchRenormContext,
     ConcreteDropoutContext,
     ConditionalBatchNormContext,
+    DropConnectContext,
     DropoutContext,
     GhostBatchNormContext,
     InferenceContext,

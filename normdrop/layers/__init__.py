@@ -10,6 +10,7 @@ from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm
 from normdrop.layers.concrete_dropout import ConcreteDropout
 from normdrop.layers.conditional import ConditionalBatchNorm
 from normdrop.layers.domains import DomainBatchNorm
+from normdrop.layers.drop_connect import DropConnect
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 from normdrop.layers.ghost import GhostBatchNorm
@@ -28,6 +29,7 @@ __all__ = [
     "ConcreteDropout",
     "ConditionalBatchNorm",
     "DomainBatchNorm",
+    "DropConnect",
     "Dropout",
     "Dropout1d",
     "Dropout2d",

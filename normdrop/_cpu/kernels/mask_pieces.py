@@ -105,6 +105,12 @@ def fill(buffer: Memory, start: Index, stop: Index, law: Memory, given: Memory, 
     if law[3] == GIVEN:
         _take(buffer, start, stop, given, (law[4], law[5]))
         return 0
+    return drawn(buffer, start, stop, (law[0], law[1], law[2], law[3]), ahead)
+
+
+@helper
+def drawn(buffer: Memory, start: Index, stop: Index, law: Any, ahead: Any) -> Any:
+    """Fill in the mask of elements [start, stop) by law = (two words of the key, call, threshold), as `fill` does."""
     first = start // PAIR
-    _draw(pointer(buffer, 0), first, (stop + PAIR - 1) // PAIR - first, (law[0], law[1], law[2], law[3]), ahead)
+    _draw(pointer(buffer, 0), first, (stop + PAIR - 1) // PAIR - first, law, ahead)
     return start - first * PAIR
