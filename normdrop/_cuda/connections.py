@@ -43,7 +43,7 @@ def _is_kept(i: Any, key: Any, call: Any, threshold: Any) -> Any:
 def connection_sums(
     sums: Any, x: Any, weight: Any, key: Any, call: Any, threshold: Any, first: Any, n_rows: Any, n_out: Any, n_in: Any
 ) -> None:
-    """sums[16 * r + t] = sum of weight * x over every 16th element of row first + r of the mask, if kept: a thread's."""
+    """sums[16 * r + t] = sum of weight * x over every 16th element of row first + r of the mask, where kept."""
     for share in range(cuda.grid(1), n_rows * RUN, cuda.gridsize(1)):
         row, lane = first + share // RUN, share % RUN
         start = row * n_in

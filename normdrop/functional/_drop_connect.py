@@ -379,7 +379,7 @@ def _forward(made: _Arguments, connections: Connections) -> tuple[Array, DropCon
 
 def _wide(bias: Array | None, n: int, x: Array) -> Array:
     """Return the bias in float64."""
-    wide = _device.empty((n,), np.float64, x)
+    wide: Array = _device.empty((n,), np.float64, x)
     if bias is None:
         wide.fill(0.0)
     else:
@@ -388,7 +388,7 @@ def _wide(bias: Array | None, n: int, x: Array) -> Array:
 
 
 def _bias_gradient(dy: Array) -> Array:
-    sums = _device.empty(dy.shape[1:], np.float64, dy)
+    sums: Array = _device.empty(dy.shape[1:], np.float64, dy)
     if dy.size:
         _backend.drop_connect_bias_gradient(sums, dy)
     else:
