@@ -12,7 +12,14 @@ from normdrop import _checks, _process, _progress, _steps
 from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
-_OTHERS = ("concrete_dropout", "sample_dropout", "masked_batch_norm", "statistics", "shared_batch_norm")
+_OTHERS = (
+    "concrete_dropout",
+    "drop_connect",
+    "masked_batch_norm",
+    "sample_dropout",
+    "shared_batch_norm",
+    "statistics",
+)
 
 
 def warmup(
@@ -31,12 +38,9 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference; also "batch_norm_act", "act_dropout"; for
-        dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with
-        `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
-        What will be called, forward, backward and in inference; also "concrete_dropout", "batch_norm_act",
-        "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights,
-        "masked_batch_norm".
+        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_connect",
+        "batch_norm_act", "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or
+        weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from normdrop import _cpu, _exact, _positions, functional
+from normdrop._connections import Connections
 from normdrop._steps import Steps
 
 PAGE = mmap.PAGESIZE
@@ -162,6 +163,17 @@ def transposed(shape: tuple[int, ...], dtype: Any) -> None:
     x = _values(shape, dtype, 2)
     given = {"y": _unset(np.empty_like(x)), "x": x, "key": KEY, "call": CALL, "threshold": THRESHOLD, "scale": 2.0}
     check("dropout_transposed", given, ("y",), ("y", "x"))
+
+
+def connected(shape: tuple[int, int, int], dtype: Any) -> None:
+    """DropConnect with a mask for each sample: (N, O, I)."""
+    n, n_out, n_in = shape
+    x, weight, dy = (_values(s, dtype, seed) for seed, s in enumerate([(n, n_in), (n_out, n_in), (n, n_out)]))
+    y, dx, dweight = (_unset(np.empty_like(values)) for values in (dy, x, weight))
+    law = {"connections": Connections(*LAW, 2.0, False)}
+    check("drop_connect", {"y": y, "x": x, "weight": weight, "bias": _values((n_out,), float, 3)} | law, ("y",), None)
+    check("drop_connect_input_gradient", {"dx": dx, "dy": dy, "weight": weight} | law, ("dx",), None)
+    check("drop_connect_weight_gradient", {"dweight": dweight, "dy": dy, "x": x} | law, ("dweight",), None)
 
 
 def masked(shape: tuple[int, ...], dtype: Any) -> None:
@@ -313,6 +325,7 @@ def small(_dtype: Any) -> Iterator[Case]:
             yield batch, shape
         for shape in [(2, 1, n), (1, n, 1), (2, 3, n)]:
             yield masked, shape
+        yield connected, (2, 3, n)
     for n in [n for n in LENGTHS if n <= 65]:
         yield channels, n
         for shape in [(n, 1, 1), (5, n, 1), (n, 3, 1), (1, n, 7), (n, 2, 5)]:
@@ -345,6 +358,8 @@ def threaded(_dtype: Any) -> Iterator[Case]:
         yield masked, shape
     for shape in [(2, 513, 67), (1, 30, 2203)]:
         yield transposed, shape
+    for shape in [(7, 33, 301), (3, 5, 5003)]:
+        yield connected, shape
     for shape in [(3, 3, 8193), (40, 130, 17), (9001, 8, 1), (70, 1030, 1)]:
         yield fused, shape
         yield counted, shape

@@ -13,6 +13,7 @@ from normdrop._cpu import fused
 from normdrop._cpu.kernels import (
     columns,
     concrete,
+    connections,
     drawn_masks,
     given_masks,
     input_gradients,
@@ -41,6 +42,10 @@ _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
     "channel_dropout": [given_masks.mask_planes, given_masks.mask_elements],
     "sample_dropout": [given_masks.mask_planes, given_masks.mask_elements],
     "concrete_dropout": [concrete.concrete_dropout, concrete.concrete_dropout_backward],
+    "drop_connect": [
+        *_named([connections], "forward", "input_gradient", "weight_gradient"),
+        drawn_masks.dropout,
+    ],
     "batch_norm": [
         *_named(_ORDERS, "batch_norm", "backward", "gradients", "normalize"),
         *_named([planes], "batch_norm_in_blocks", "backward_in_blocks"),

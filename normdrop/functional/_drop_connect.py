@@ -368,7 +368,7 @@ def _forward(made: _Arguments, connections: Connections) -> tuple[Array, DropCon
     if _is_empty(x, weight) or connections.threshold == _ALL:
         y.fill(0)
         if bias is not None and y.size:
-            y[...] = _layout.broadcast(_dense(bias).reshape((1, -1)), list(shape))
+            y[...] = _layout.broadcast(_dense(bias).reshape((1, shape[1])), list(shape))
     else:
         _backend.drop_connect(y, x, weight, _wide(bias, shape[1], x), connections)
     if out is None or direct:

@@ -27,6 +27,10 @@ class OfSamples(normdrop.Dropout):
     def __call__(self, x):
         return self.forward(x, sample_ids=np.arange(len(x)))
 
+class Connected(normdrop.DropConnect):
+    def forward(self, x):
+        return super().forward(x, np.ones((x.shape[1],) * 2, x.dtype))
+
 class OfPositions(normdrop.BatchNorm):
     def __call__(self, x):
         mask = np.ones(x.shape[:1] + x.shape[2:], np.bool_)
@@ -52,6 +56,7 @@ CASES = {
     "dropout": ("[(n, 32)]", "[normdrop.Dropout(0.5)]"),
     "channel_dropout": ("[(n, 4, 2, 4)]", "[normdrop.Dropout2d(0.5)]"),
     "sample_dropout": ("[(n, 32)]", "[OfSamples(0.5)]"),
+    "drop_connect": ("[(n, 32)]", "[Connected(0.5), Connected(0.5, masks='batch')]"),
     "concrete_dropout": ("[(n, 32)]", "[normdrop.ConcreteDropout(0.5)]"),
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",

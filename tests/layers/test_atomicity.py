@@ -40,6 +40,13 @@ def sampling() -> normdrop.Layer:
     return layer
 
 
+class Connected(normdrop.DropConnect):
+    """With weights of its own."""
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        return super().forward(x, np.eye(3, dtype=x.dtype), **options)
+
+
 LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "Dropout": lambda: normdrop.Dropout(0.5, rng=stream()),
     "Dropout, shared axes": lambda: normdrop.Dropout(0.5, shared_axes=1, rng=stream()),
@@ -47,6 +54,7 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "Dropout, all": lambda: normdrop.Dropout(1.0, rng=stream()),
     "Dropout2d": lambda: normdrop.Dropout2d(0.5, rng=stream()),
     "ConcreteDropout": lambda: normdrop.ConcreteDropout(0.5, rng=stream()),
+    "DropConnect": lambda: Connected(0.5, rng=stream()),
     "BatchNorm": lambda: normdrop.BatchNorm(3),
     "BatchNorm, cumulative": lambda: normdrop.BatchNorm(3, momentum=None, affine=False),
     "BatchNorm, float64": lambda: normdrop.BatchNorm(3, momentum=0.0, dtype=np.float64, unbiased=False),
