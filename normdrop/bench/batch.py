@@ -56,6 +56,11 @@ class Batch:
         lengths = np.random.default_rng(2).integers(n // 2, n + 1, places[0])
         return (np.arange(n) < lengths[:, None]).reshape(places)
 
+    @cached_property
+    def weight(self) -> Array:
+        """Weights of a dense layer with as many outputs as inputs, for `x` of two axes."""
+        return np.random.default_rng(3).normal(0.0, 0.1, (self.shape[1],) * 2).astype(self.dtype)
+
     def _laid_out(self, values: Array) -> Array:
         values = values.astype(self.dtype, copy=False)
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1) if self.channels_last else values

@@ -96,6 +96,9 @@ LOW = Pass("dropout forward, p=0.1", "dropout", (0.1,))
 HALF = Pass("dropout forward, p=0.5", "dropout", (0.5,))
 BACK = Pass("dropout backward", "dropout_backward", (0.5,))
 CHANNELS = Pass("channel dropout forward", "channel_dropout", (0.5,))
+CONNECTED = Pass("drop connect forward", "connected", (0.5,))
+CONNECTED_BACK = Pass("drop connect backward", "connected_backward", (0.5,))
+CONNECTED_BATCH = Pass("drop connect forward, one mask", "connected_batch", (0.5,))
 NORM = Pass("batch norm forward", "batch_norm")
 NORM_BACK = Pass("batch norm backward", "batch_norm_backward")
 INFERENCE = Pass("batch norm inference", "batch_norm_inference")
@@ -111,10 +114,11 @@ FUSED_INFERENCE = Pass("fused norm, ReLU inference", "fused_inference")
 BLOCK = Pass("fused ReLU, dropout, residual forward", "block", (0.1,))
 
 DROPOUT = (LOW, HALF, BACK)
+CONNECTIONS = (CONNECTED, CONNECTED_BACK, CONNECTED_BATCH)
 FUSED_PASSES = (FUSED, APART, RESIDUAL, FUSED_BACK, FUSED_INFERENCE, BLOCK)
 BATCH_NORM = (NORM, NORM_BACK, INFERENCE)
 MASKED_PASSES = (NORM, MASKED, NORM_BACK, MASKED_BACK)
-PASSES = (*DROPOUT, CHANNELS, *BATCH_NORM, MASKED, MASKED_BACK, *FUSED_PASSES)
+PASSES = (*DROPOUT, CHANNELS, *CONNECTIONS, *BATCH_NORM, MASKED, MASKED_BACK, *FUSED_PASSES)
 
 # The families that differ in nothing but size, for the plot.
 IN_CACHE, IN_MEMORY, GROWING = "dropout, in cache", "dropout, in memory", "batch norm, growing images"

@@ -120,6 +120,7 @@ IN_MEMORY = tuple((1 << n,) for n in (22, 24, 26))
 LARGEST = ((1 << 28,), (400_000_000,))
 GROWING = (*images(32, *((32, 1 << n) for n in range(10))), (32, 32, 625, 625))
 FEATURES = ((128, 1024), (64, 4096), (4096, 1024), (1_000_000, 8))
+DENSE = ((128, 128), (128, 1024))  # with a square matrix of weights
 FEW_CHANNELS = images(32, (1, 224), (3, 224))
 SMALL = (32, 32)
 ON_THREADS = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,6 +65,23 @@ class Normdrop:
         dy, out = batch.dy, self._out(batch)
         context = functional.dropout(batch.x, p, rng=0, out=out, **options)[1]
         return lambda: functional.dropout_backward(dy, context, out=out)
+
+    def connected(self, batch: Batch, p: float) -> Call:
+        """Prepare a dense layer whose connections each sample drops; parameters and result as for `dropout`."""
+        return self._connected(batch, p, "sample")
+
+    def connected_batch(self, batch: Batch, p: float) -> Call:
+        """Prepare the same with one mask for the batch; parameters and result as for `dropout`."""
+        return self._connected(batch, p, "batch")
+
+    def _connected(self, batch: Batch, p: float, masks: Literal["sample", "batch"]) -> Call:
+        x, weight, out, stream = batch.x, batch.weight, self._out(batch), normdrop.MaskStream(0)
+        return lambda: functional.drop_connect(x, weight, p=p, masks=masks, rng=stream, out=out)
+
+    def connected_backward(self, batch: Batch, p: float) -> Call:
+        """Prepare the backward pass of `connected`; parameters and result as for `dropout`."""
+        dy, context = batch.dy, functional.drop_connect(batch.x, batch.weight, p=p, rng=0)[1]
+        return lambda: functional.drop_connect_backward(dy, context)
 
     def batch_norm(self, batch: Batch) -> Call:
         """Prepare batch normalization in training.

@@ -63,6 +63,7 @@ def test_every_benchmark_runs():
     owners += ["batch_norm.BatchNorm", "batch_norm.BatchNormRows", "batch_norm.BatchNormInference"]
     fused = {f"fused.BatchNormAct{rows}.{name}" for rows in ("", "Rows") for name in passes if "numpy" not in name}
     fused |= {f"batch_norm.MaskedBatchNorm.{name}" for name in passes[:2]}
+    fused |= {f"dropout.DropConnect.{name}" for name in passes[:2]}
     assert ran | skipped == {f"{owner}.{name}" for owner in owners for name in passes} | fused | {
         "startup.timeraw_import",
         "startup.track_first_call_seconds",
