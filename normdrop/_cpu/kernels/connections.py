@@ -85,7 +85,7 @@ def forward(
                 total = splat(0.0)
                 for i in range(0, n_in, MASK_PIECE):
                     at = row * n_in + i
-                    if i > 0 or row == first:
+                    if row == first:  # a row of several pieces is alone
                         origin = at - drawn(mask, at, min(at + MASK_PIECE, stop), words, None)
                     a, b = pointer(weights, o * n_in + i), pointer(inputs, sample * n_in + i)
                     total = _row_sum(total, a, b, pointer(mask, at - origin), min(MASK_PIECE, n_in - i))
@@ -117,7 +117,7 @@ def input_gradient(
                     factor = element(dy, n * n_out + o)
                     for i in range(0, n_in, MASK_PIECE):
                         at = (n * n_out + o) * n_in + i
-                        if i > 0 or o == first:
+                        if o == first:
                             origin = at - drawn(mask, at, min(at + MASK_PIECE, stop), words, None)
                         near = pointer(weights, o * n_in + i), factor, pointer(mask, at - origin)
                         _add_row(pointer(sums, i), *near, min(MASK_PIECE, n_in - i))
