@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _advice, _backend, _checks, _device, _layout, _overlap, _pool
+from normdrop import _advice, _backend, _checks, _device, _layout, _pool
 from normdrop._connections import Connections
+from normdrop.functional._dense_layer import Arguments, arguments, dense, n_rows
 from normdrop.functional._masking import SCALINGS, Scaling, keep_prob_of, law_of, threshold_of
 from normdrop.random import RNG, check_rng, with_call
 
@@ -31,15 +32,6 @@ class DropConnectContext(NamedTuple):
     """Key and call of the stream, T, the scale, and whether samples share a mask."""
     has_bias: bool
     """Whether there was a bias."""
-
-
-class _Arguments(NamedTuple):
-    """Arrays of a forward pass, after checks, in C order."""
-
-    x: Array
-    weight: Array
-    bias: Array | None
-    out: Array | None
 
 
 def drop_connect(
@@ -133,7 +125,7 @@ def drop_connect(
     >>> dx.shape, dweight.shape, dbias
     ((100, 8), (4, 8), None)
     """
-    made = _arguments(x, weight, bias, out)
+    made = arguments(x, weight, bias, out)
     threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
     shared = _checks.choice(masks, "masks", MASKS) == "batch"
     check_rng(rng)
@@ -210,7 +202,7 @@ def drop_connect_inference(
     >>> moments.mean.tolist(), moments.var.tolist()  # of 0, 4, 6 and 10
     ([[5.0]], [[13.0]])
     """
-    made = _arguments(x, weight, bias, out)
+    made = arguments(x, weight, bias, out)
     keep_prob = keep_prob_of(threshold_of(_checks.probability(p)))
     original = _checks.choice(scaling, "scaling", SCALINGS) == "original"
     threshold = _ALL if original and keep_prob == 0.0 else 0
@@ -270,14 +262,14 @@ def drop_connect_backward(dy: Array, context: DropConnectContext) -> Gradients:
     connections = context.connections
     if not isinstance(connections, Connections):
         raise TypeError(f"context.connections must be Connections; got {_checks.kind(connections)}")
-    x, weight, _, _ = _arguments(context.x, context.weight, None, None, of="context.")
+    x, weight, _, _ = arguments(context.x, context.weight, None, None, of="context.")
     dy = _checks.array(dy, "dy", x.dtype)
-    _checks.same_shape(dy, (_n_rows(x), _n_rows(weight)), "dy", "the forward pass's y")
+    _checks.same_shape(dy, (n_rows(x), n_rows(weight)), "dy", "the forward pass's y")
     if dy.dtype != x.dtype:
         advice = _advice.cast(dy.dtype, "dy", x.dtype)
         raise TypeError(f"dy must have the dtype of the forward pass's x, {x.dtype}; got {dy.dtype}. {advice}")
     _checks.same_place(dy, "dy", x, "the forward pass's x")
-    dy = _dense(dy)
+    dy = dense(dy)
     dx, dweight = _new(x.shape, x), _new(weight.shape, x)
     if _is_empty(x, weight) or connections.threshold == _ALL:
         dx.fill(0)
@@ -289,20 +281,9 @@ def drop_connect_backward(dy: Array, context: DropConnectContext) -> Gradients:
     return _device.native(dx), _device.native(dweight), dbias
 
 
-def _n_rows(x: Array) -> int:
-    """Length of the first axis."""
-    return int(x.shape[0])
-
-
 def _is_empty(x: Array, weight: Array) -> bool:
     """Whether there are no connections."""
     return x.size == 0 or weight.size == 0
-
-
-def _dense(x: Array) -> Array:
-    """Return `x` or a copy, in C order and aligned."""
-    x = _layout.c_ordered(x)
-    return x if x.flags.aligned else x.copy()
 
 
 def _new(shape: tuple[int, ...], like: Array) -> Array:
@@ -310,65 +291,16 @@ def _new(shape: tuple[int, ...], like: Array) -> Array:
     return _pool.empty(shape, like.dtype) if _device.on_host(like) else _device.empty(shape, like.dtype, like)
 
 
-def _arguments(x: Any, weight: Any, bias: Any, out: Any, of: str = "") -> _Arguments:
-    """Check what a forward pass is given; `of` begins the names of what comes from a context."""
-    x, weight = _checks.array(x, f"{of}x"), _checks.array(weight, f"{of}weight")
-    if x.ndim != 2:
-        raise ValueError(f"{of}x must have shape (N, in); got {x.shape}. Use {of}x.reshape(-1, {of}x.shape[-1]).")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"{of}weight must have shape (out, in) with in = {x.shape[1]}, the last axis of x; got {weight.shape}. Use "
-            f"{of}weight.T if it is (in, out)."
-        )
-    _same_kind(weight, f"{of}weight", x)
-    if bias is not None:
-        bias = _checks.array(bias, "bias")
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias must have shape {weight.shape[:1]}, one value per row of weight; got {bias.shape}")
-        _same_kind(bias, "bias", x)
-    given = _Arguments(x, weight, bias, None)
-    return _Arguments(_dense(x), _dense(weight), bias, None if out is None else _checked_out(out, given))
-
-
-def _same_kind(values: Array, name: str, x: Array) -> None:
-    """Check that an array has the dtype of `x` and is where that is."""
-    if values.dtype != x.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of x, {x.dtype}; got {values.dtype}. Use {name}.astype({str(x.dtype)!r})."
-        )
-    _checks.same_place(values, name, x, "x")
-
-
-def _checked_out(out: Any, given: _Arguments) -> Array:
-    """Check that `out` can take the result and shares no memory with what is read."""
-    x, weight, bias, _ = given
-    target = _checks.array(out, "out", x.dtype)
-    shape = _n_rows(x), _n_rows(weight)
-    if target.shape != shape:
-        raise ValueError(f"out must have shape (N, out) = {shape}; got {target.shape}")
-    if target.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype}; got {target.dtype}")
-    _checks.same_place(target, "out", x, "x")
-    if not target.flags.writeable:
-        raise ValueError("out is read-only; pass a writable array, or none to have one allocated")
-    if _overlap.of_itself(target):
-        raise ValueError(f"out has elements that share memory (strides {target.strides}); pass one with its own memory")
-    for name, values in (("x", x), ("weight", weight), ("bias", bias)):
-        if values is not None and _overlap.is_possible(target, values):
-            raise ValueError(f"out shares memory with {name}, which is still read; pass another array")
-    return target
-
-
-def _forward(made: _Arguments, connections: Connections) -> tuple[Array, DropConnectContext]:
+def _forward(made: Arguments, connections: Connections) -> tuple[Array, DropConnectContext]:
     x, weight, bias, out = made
     context = DropConnectContext(_device.native(x), _device.native(weight), connections, bias is not None)
-    shape = _n_rows(x), _n_rows(weight)
+    shape = n_rows(x), n_rows(weight)
     direct = out is not None and out.flags.c_contiguous and out.flags.aligned
     y = out if out is not None and direct else _new(shape, x)
     if _is_empty(x, weight) or connections.threshold == _ALL:
         y.fill(0)
         if bias is not None and y.size:
-            y[...] = _layout.broadcast(_dense(bias).reshape((1, shape[1])), list(shape))
+            y[...] = _layout.broadcast(dense(bias).reshape((1, shape[1])), list(shape))
     else:
         _backend.drop_connect(y, x, weight, _wide(bias, shape[1], x), connections)
     if out is None or direct:
