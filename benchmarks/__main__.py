@@ -1,4 +1,4 @@
-"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit``, ``plots`` and ``reductions``.
+"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit``, ``plots``, ``reductions`` and ``masked``.
 
 See README.md.
 """
@@ -25,7 +25,7 @@ def _load_package() -> None:
 def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
-    if command not in ("smoke", "noise", "one", "njit", "plots", "reductions"):
+    if command not in ("smoke", "noise", "one", "njit", "plots", "reductions", "masked"):
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":

@@ -27,10 +27,11 @@ def rounded(x: Array, axis: int, mask: Array | None, weights: Array | None) -> _
     statistics = _device.empty((3, n_channels), np.float64, x)
     if mask is not None or weights is not None:
         counted = _counted(x, mask, weights)
-        if counted.strides[axis] or (weights is not None and weights.dtype != np.float32):
+        if counted.strides[axis] or counted.dtype not in (np.bool_, np.float32):
             return _weighted(reading.x, reading.beside(counted))
         w = reading.positions(counted.take([0], axis))
-        positions = _positions.of(w > 0, None if weights is None else w.astype(np.float32), "zero", like=x)
+        marked = counted.dtype == np.bool_
+        positions = _positions.of(w if marked else None, None if marked else w, "zero", like=x)
         if positions.total == 0:
             return _merging.empty(n_channels)
         _backend.masked_moments(statistics, reading.x, positions)
@@ -121,13 +122,14 @@ def _counted(x: Array, mask: Array | None, weights: Array | None) -> Array:
     kept: Array = np.array(True)
     if mask is not None:
         kept = _checks.mask(mask, np.shape(mask), x)
-    kept = _broadcast(kept, x.shape, "mask")
+        _broadcast(kept, x.shape, "mask")
     if weights is None:
-        return kept
-    w = _broadcast(_checks.array(weights, "weights"), x.shape, "weights").astype(np.float64)
-    if not (np.isfinite(w) & (w >= 0.0)).all():
+        return _broadcast(kept, x.shape, "mask")
+    w = _checks.array(weights, "weights")
+    _broadcast(w, x.shape, "weights")
+    if w.size and not (w.min() >= 0.0 and w.max() < np.inf):  # a NaN is neither
         raise ValueError("weights must be finite and not negative; leave a value out with the weight 0 or a mask")
-    return np.where(kept, w, 0.0)
+    return _broadcast(w if mask is None else np.where(kept, w, w.dtype.type(0)), x.shape, "weights")
 
 
 def _broadcast(values: Array, shape: tuple[int, ...], name: str) -> Array:

@@ -37,20 +37,31 @@ class Positions(NamedTuple):
         return int(self.total) if self.total == int(self.total) else self.total
 
 
-def of(mask: Array, weights: Array | None, others: str, like: Any) -> Positions:
-    """Make it of arrays of positions on the host, where `like` is; weights are zero where the mask is False."""
-    flat = np.zeros(mask.size + SPARE, np.bool_)
-    flat[:-SPARE] = mask.reshape(-1)
+def of(mask: Array | None, weights: Array | None, others: str, like: Any) -> Positions:
+    """Make it of arrays of positions on the host, where `like` is; either is None or both are of one shape.
+
+    The arrays are copied: callers may change theirs. What has the weight 0 does not count.
+    """
+    given: Any = weights if mask is None else mask
+    flat = np.zeros(given.size + SPARE, np.bool_)
+    counted = flat[:-SPARE].reshape(given.shape)
     taken = np.zeros(0 if weights is None else flat.size, np.float32)
+    if weights is None:
+        counted[...] = given
+    else:
+        placed = taken[:-SPARE].reshape(given.shape)
+        np.greater(weights, 0.0, out=counted)
+        if mask is None:
+            placed[...] = weights
+        else:
+            counted &= mask
+            np.multiply(weights, counted, out=placed)  # they are finite; a choice would take ten times as long
     count = int(np.count_nonzero(flat))
-    total = float(count)
-    if weights is not None:
-        taken[:-SPARE] = np.where(mask, weights, np.float32(0)).reshape(-1)
-        total = float(taken.sum(dtype=np.float64))
-    return Positions(_placed(flat, like), _placed(taken, like), count, int(flat.argmax()), total, others)
+    total = float(count if weights is None else taken.sum(dtype=np.float64))
+    return Positions(_copied(flat, like), _copied(taken, like), count, int(flat.argmax()), total, others)
 
 
-def _placed(values: Array, like: Any) -> Array:
+def _copied(values: Array, like: Any) -> Array:
     """Return the array, or a copy of it on the GPU of `like`."""
     if _device.on_host(like):
         return values

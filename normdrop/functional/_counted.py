@@ -23,15 +23,14 @@ def positions(
     _checks.choice(others, "masked", OTHERS)
     if mask is None and weights is None:
         return None
-    counted = np.array(True) if mask is None else _along(_boolean(mask), shape, axis, "mask")
-    w = None
-    if weights is not None:
-        w = _along(_real(weights), shape, axis, "weights")
-        counted = counted & (w > 0)
-        w = reading.positions(np.broadcast_to(w, counted.shape))
-    full = tuple(1 if k == axis else n for k, n in enumerate(shape))
-    counted = reading.positions(np.broadcast_to(counted, full))
-    return _positions.of(counted, w, others, like=reading.x)
+    given = None if mask is None else _beside(_along(_boolean(mask), shape, axis, "mask"), reading, shape, axis)
+    w = None if weights is None else _beside(_along(_real(weights), shape, axis, "weights"), reading, shape, axis)
+    return _positions.of(given, w, others, like=reading.x)
+
+
+def _beside(values: Array, reading: Reading, shape: tuple[int, ...], axis: int) -> Array:
+    """Return what `_along` does as (outer, inner), in the order in which `reading` has the positions."""
+    return reading.positions(np.broadcast_to(values, tuple(1 if k == axis else n for k, n in enumerate(shape))))
 
 
 def by_axes(where: Positions | None, reading: Reading, shape: tuple[int, ...], axis: int) -> Positions | None:
@@ -66,8 +65,8 @@ def _real(weights: Any) -> Array:
     """Return weights in float32, as passes take them."""
     given = _device.to_host(_checks.array(weights, "weights"))
     with np.errstate(over="ignore"):
-        w = given.astype(np.float32)
-    if not (np.isfinite(w) & (w >= 0)).all():
+        w = given.astype(np.float32, copy=False)
+    if w.size and not (w.min() >= 0 and w.max() < np.inf):  # a NaN is neither
         raise ValueError(
             "weights must be finite in float32 and not negative; leave a position out by the weight 0 or a mask"
         )

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 
 @helper
-def _wrapped(v: Index, width: Index) -> Any:
+def wrapped(v: Index, width: Index) -> Any:
     """Column of a column that may lie beyond the last."""
     while v >= width:
         v -= width
@@ -80,7 +80,7 @@ def loops_of(operation: Operation) -> Any:
         head = first_whole_line(y, i, stop, streaming)
         if head > i:
             write_part(y, inputs, i, head, operation, numbers_of(numbers, v))
-            v = _wrapped(v + head - i, width)
+            v = wrapped(v + head - i, width)
             i = head
         while i + 4 * LANES <= stop:
             x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
@@ -90,11 +90,11 @@ def loops_of(operation: Operation) -> Any:
             store_or_stream(y, i + 2 * LANES, operation(*x2, *numbers_of(numbers, v + 2 * LANES)), streaming)
             store_or_stream(y, i + 3 * LANES, operation(*x3, *numbers_of(numbers, v + 3 * LANES)), streaming)
             i += 4 * LANES
-            v = _wrapped(v + 4 * LANES, width)
+            v = wrapped(v + 4 * LANES, width)
         while i + LANES <= stop:
             store_or_stream(y, i, operation(*load_each(inputs, i), *numbers_of(numbers, v)), streaming)
             i += LANES
-            v = _wrapped(v + LANES, width)
+            v = wrapped(v + LANES, width)
         if i < stop:
             write_part(y, inputs, i, stop, operation, numbers_of(numbers, v))
 

@@ -62,17 +62,3 @@ def weighted_gradient(
     """Return the same where positions have weights."""
     dx = (widen(dy) - widen(w) * (mean_dy + (widen(x) - mean) * slope)) * scale
     return choose(counted, dx, keep(rest, widen(dy) * factor))
-
-
-@helper
-def weighted_row_gradient(
-    dy: Lanes, x: Lanes, mean: Lanes, mean_dy: Lanes, slope: Lanes, scale: Lanes, w: Any
-) -> Lanes:
-    """Return dx in a row that counts w times."""
-    return (widen(dy) - splat(w) * (mean_dy + (widen(x) - mean) * slope)) * scale
-
-
-@helper
-def rescaled(dy: Lanes, scale: Lanes) -> Lanes:
-    """Return dx of normalization by constants."""
-    return widen(dy) * scale
