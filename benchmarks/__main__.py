@@ -1,4 +1,4 @@
-"""Commands beside asv's: ``python benchmarks smoke``, ``noise``, ``one``, ``njit``, ``plots``, ``reductions`` and ``masked``.
+"""Commands beside asv: ``smoke``, ``noise``, ``one``, ``njit``, ``plots``, ``reductions`` and ``masked``.
 
 See README.md.
 """
