@@ -18,6 +18,7 @@ version = release = normdrop.__version__
 
 extensions = [
     "ensembles",
+    "figures",
     "uncertainty",
     "mathml",
     "myst_parser",

@@ -1,29 +1,17 @@
-"""Numbers and figures of the page "Dropout as an ensemble", computed while the pages are built: none is typed by hand.
+"""Numbers and figures of the page "Dropout as an ensemble"."""
 
-On a page, {ensemble}`name` is a number of `numbers()`, and the directive `ensemble-figure` a function of `FIGURES`.
-"""
-
-import base64
 import functools
-import io
-from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from docutils import nodes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from figures import BLACK, BLUE, GREEN, ORANGE, register
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 from normdrop import Dropout, MaskStream, exact_ensemble, functional
 
 Array = npt.NDArray[Any]
 
-# Okabe and Ito's colors, which color-blind people tell apart.
-BLACK, ORANGE, BLUE, GREEN = "#000000", "#E69F00", "#0072B2", "#009E73"
 P, WIDTH = 0.5, 6  # of two hidden layers
 N_UNITS = 2 * WIDTH
 DRAWS, REPEATS = 2 ** np.arange(0, 11), 200
@@ -148,42 +136,6 @@ def _convergence(axes: Any) -> None:
     axes.set(xlabel="masks drawn", ylabel="error of the mean")
 
 
-FIGURES: dict[str, Callable[[Any], None]] = {"members": _members, "convergence": _convergence}
-
-
-def figure(name: str) -> bytes:
-    """Return a figure as SVG, the same bytes from the same numbers."""
-    with mpl.rc_context({"svg.hashsalt": name, "font.size": 11}):
-        drawn = Figure(figsize=(7.5, 3.6), layout="constrained")
-        FigureCanvasSVG(drawn)
-        axes = drawn.subplots()
-        FIGURES[name](axes)
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        to = io.BytesIO()
-        drawn.savefig(to, format="svg", metadata={"Date": None})
-    return to.getvalue()
-
-
-def _number(
-    name: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = None
-) -> tuple[list[nodes.Node], list[Any]]:
-    return [nodes.Text(numbers()[text])], []
-
-
-class EnsembleFigure(SphinxDirective):
-    """A figure by its name; the content says what is seen, for those who do not see it."""
-
-    required_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        data = base64.b64encode(figure(self.arguments[0])).decode()
-        alt = " ".join(self.content).replace('"', "&quot;")
-        return [nodes.raw("", f'<p><img src="data:image/svg+xml;base64,{data}" alt="{alt}"></p>', format="html")]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_role("ensemble", _number)
-    app.add_directive("ensemble-figure", EnsembleFigure)
+    register({"members": _members, "convergence": _convergence}, numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,14 +3,13 @@
 from itertools import pairwise
 from typing import Any
 
-import ensembles
 import numpy as np
+from figures import BLUE, GREEN, ORANGE, register
 from sphinx.application import Sphinx
 
 import normdrop
 
 UNITS, STEPS, ROWS, NOISE = 64, 1500, 40, 0.1
-BLUE = ensembles.BLUE
 GRID = np.linspace(-2.0, 2.0, 161)[:, np.newaxis]
 
 
@@ -80,7 +79,7 @@ def _curves(axes: Any) -> None:
 def _spread(axes: Any) -> None:
     numbers = np.array([10, 40, 160, 640])
     inside = np.linspace(-1.0, 1.0, 41)[:, np.newaxis]
-    for p, color in ((0.05, ensembles.GREEN), (0.2, BLUE), (0.5, ensembles.ORANGE)):
+    for p, color in ((0.05, GREEN), (0.2, BLUE), (0.5, ORANGE)):
         spreads = []
         for n in numbers:
             x = np.random.default_rng(n).uniform(-1.0, 1.0, n)[:, np.newaxis]
@@ -94,5 +93,5 @@ def _spread(axes: Any) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    ensembles.FIGURES.update(curves=_curves, spread=_spread)
+    register({"curves": _curves, "spread": _spread})
     return {"parallel_read_safe": True, "parallel_write_safe": True}

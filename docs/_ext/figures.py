@@ -1,0 +1,118 @@
+"""Figures and numbers of the pages, computed while they are built: none is typed by hand.
+
+A module of this folder calls `register` with its drawings and a function that returns its numbers. On a page, the
+directive `figure-of` draws one, and {number}`name` is one number. A figure is SVG inside the page, its letters text and
+its black the color of the page's text, so that it is read in light and dark, and at the width of a phone.
+"""
+
+import functools
+import html
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import matplotlib as mpl
+from docutils import nodes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+# Okabe and Ito's colors, which color-blind people tell apart.
+BLACK, ORANGE, SKY, GREEN, RED, PINK, BLUE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#0072B2",
+)
+GRAY = "#808080"  # seen on white and on black
+WIDTH = 5.2  # inches: 500 pixels, hardly made smaller on a phone
+
+Drawing = Callable[[Any], None]
+
+_drawings: dict[str, tuple[Drawing, float, bool]] = {}
+_numbers: list[Callable[[], Mapping[str, str]]] = []
+
+
+def register(
+    drawings: Mapping[str, Drawing] | None = None,
+    numbers: Callable[[], Mapping[str, str]] | None = None,
+    *,
+    height: float = 3.2,
+    whole: bool = False,
+) -> None:
+    """Make drawings and numbers known; a drawing gets axes, or with `whole` the figure itself."""
+    for name, drawing in (drawings or {}).items():
+        _drawings[name] = drawing, height, whole
+    if numbers is not None:
+        _numbers.append(numbers)
+
+
+@functools.cache
+def svg(name: str) -> str:
+    """Return a figure, the same text from the same numbers."""
+    drawing, height, whole = _drawings[name]
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        if whole:
+            drawing(figure)
+        else:
+            axes = figure.subplots()
+            drawing(axes)
+            if axes.get_legend_handles_labels()[1] and axes.get_legend() is None:
+                axes.legend(frameon=False)
+            axes.spines[["top", "right"]].set_visible(False)
+        to = io.StringIO()
+        figure.savefig(to, format="svg", metadata={"Date": None}, transparent=True)
+    return to.getvalue()
+
+
+def in_page(name: str, text: str) -> str:
+    """Return a figure as a part of a page; its text is for those who do not see it."""
+    drawn = re.sub(r"^.*?(?=<svg)", "", svg(name), flags=re.DOTALL)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"#000000\b", "currentColor", drawn)
+    drawn = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", drawn)
+    # Text has no color of its own where it is black.
+    drawn = drawn.replace("<svg ", '<svg class="drawn" fill="currentColor" ', 1)
+    return f'<figure class="drawn" role="img" aria-label="{html.escape(text, quote=True)}">{drawn}</figure>'
+
+
+@functools.cache
+def numbers() -> dict[str, str]:
+    """Return all numbers, by name."""
+    found: dict[str, str] = {}
+    for each in _numbers:
+        more = each()
+        twice = found.keys() & more.keys()
+        if twice:
+            raise ValueError(f"numbers have one name: {sorted(twice)}")
+        found.update(more)
+    return found
+
+
+def _number(
+    name: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = None
+) -> tuple[list[nodes.Node], list[Any]]:
+    return [nodes.Text(numbers()[text])], []
+
+
+class FigureOf(SphinxDirective):
+    """A figure by its name; the content says what is seen, for those who do not see it."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", in_page(self.arguments[0], " ".join(self.content)), format="html")]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_role("number", _number)
+    app.add_directive("figure-of", FigureOf)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
