@@ -1,4 +1,5 @@
 """Commands beside asv: ``smoke``, ``noise``, ``one``, ``njit``, ``plots``, ``reductions`` and ``masked``.
+"""Commands beside those of asv: smoke, noise, one, njit, plots, readme and reductions, after ``python benchmarks``.
 
 See README.md.
 """
@@ -26,6 +27,7 @@ def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
     if command not in ("smoke", "noise", "one", "njit", "plots", "reductions", "masked"):
+    if command not in ("smoke", "noise", "one", "njit", "plots", "readme", "reductions"):
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":

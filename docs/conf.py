@@ -19,6 +19,7 @@ version = release = normdrop.__version__
 extensions = [
     "ensembles",
     "figures",
+    "performance",
     "uncertainty",
     "mathml",
     "myst_parser",

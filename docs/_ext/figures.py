@@ -1,8 +1,9 @@
 """Figures and numbers of the pages, computed while they are built: none is typed by hand.
 
-A module of this folder calls `register` with its drawings and a function that returns its numbers. On a page, the
-directive `figure-of` draws one, and {number}`name` is one number. A figure is SVG inside the page, its letters text and
-its black the color of the page's text, so that it is read in light and dark, and at the width of a phone.
+A module of this folder calls `register` with its drawings, its tables and a function that returns its numbers. On a
+page, the directive `figure-of` draws one, `table-of` sets a table, and {number}`name` is one number. A figure is SVG
+inside the page, its letters text and its black the color of the page's text, so that it is read in light and dark, and
+at the width of a phone.
 """
 
 import functools
@@ -33,23 +34,27 @@ GRAY = "#808080"  # seen on white and on black
 WIDTH = 5.2  # inches: 500 pixels, hardly made smaller on a phone
 
 Drawing = Callable[[Any], None]
+Table = Callable[[], list[list[str]]]
 
 _drawings: dict[str, tuple[Drawing, float, bool]] = {}
 _numbers: list[Callable[[], Mapping[str, str]]] = []
+_tables: dict[str, Table] = {}
 
 
 def register(
     drawings: Mapping[str, Drawing] | None = None,
     numbers: Callable[[], Mapping[str, str]] | None = None,
+    tables: Mapping[str, Table] | None = None,
     *,
     height: float = 3.2,
     whole: bool = False,
 ) -> None:
-    """Make drawings and numbers known; a drawing gets axes, or with `whole` the figure itself."""
+    """Make drawings, numbers and tables known; a drawing gets axes, or with `whole` the figure itself."""
     for name, drawing in (drawings or {}).items():
         _drawings[name] = drawing, height, whole
     if numbers is not None:
         _numbers.append(numbers)
+    _tables.update(tables or {})
 
 
 @functools.cache
@@ -112,7 +117,25 @@ class FigureOf(SphinxDirective):
         return [nodes.raw("", in_page(self.arguments[0], " ".join(self.content)), format="html")]
 
 
+class TableOf(SphinxDirective):
+    """A table by its name: rows of text, the first of them the heads; all columns but the first to the right."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        head, *body = _tables[self.arguments[0]]()
+        group = nodes.tgroup(cols=len(head))
+        group += [nodes.colspec(colwidth=1) for _ in head]
+        group += [nodes.thead("", self._row(head)), nodes.tbody("", *map(self._row, body))]
+        return [nodes.table("", group, classes=["numbers"])]
+
+    @staticmethod
+    def _row(cells: list[str]) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("number", _number)
     app.add_directive("figure-of", FigureOf)
+    app.add_directive("table-of", TableOf)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
