@@ -62,6 +62,6 @@ def main(arguments: list[str]) -> int:
             print("README.md is not what the results say; run python benchmarks readme", file=sys.stderr)
         return int(made != text)
     path.write_text(made, encoding="utf-8")
-    PLOT.write_text(_pages().svg("peers-readme"), encoding="utf-8")
+    PLOT.write_text(_pages().svg("peers-readme", transparent=False), encoding="utf-8")
     print("Written:", path, PLOT)
     return 0

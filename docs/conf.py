@@ -1,5 +1,6 @@
 """Sphinx configuration. The pages are MyST, the reference comes from numpydoc docstrings; nothing needs the network."""
 
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -26,16 +27,30 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 needs_sphinx = "8.0"
 exclude_patterns = ["_build", "_*.md"]  # parts that pages include
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(numpy|torch)\..*")]  # no links to other projects: that would need the network
+# Links to other projects take their inventories from the network, which a build elsewhere does not need.
+intersphinx_mapping = (
+    {
+        "numba": ("https://numba.readthedocs.io/en/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "python": ("https://docs.python.org/3/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+    if os.environ.get("READTHEDOCS")
+    else {}
+)
+nitpick_ignore_regex = [] if intersphinx_mapping else [("py:.*", r"(numpy|torch)\..*")]
 default_role = "autolink"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # types stand in the docstrings, in words
@@ -52,6 +67,7 @@ html_static_path = ["_static"]
 html_css_files = ["normdrop.css"]
 html_copy_source = False
 html_show_sphinx = False
+copybutton_exclude = ".linenos, .gp, .go"  # without prompts and output
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "native"

@@ -58,7 +58,7 @@ def register(
 
 
 @functools.cache
-def svg(name: str) -> str:
+def svg(name: str, *, transparent: bool = True) -> str:
     """Return a figure, the same text from the same numbers."""
     drawing, height, whole = _drawings[name]
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
@@ -73,7 +73,7 @@ def svg(name: str) -> str:
                 axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
         to = io.StringIO()
-        figure.savefig(to, format="svg", metadata={"Date": None}, transparent=True)
+        figure.savefig(to, format="svg", metadata={"Date": None}, transparent=transparent)
     return to.getvalue()
 
 

@@ -157,7 +157,7 @@ def _peers(axes: Any, rows: tuple[Row, ...] = TEN) -> None:
         axes.plot(*zip(*points, strict=True), marker, color=color, label=peer)
     axes.axvline(1, color=GRAY, lw=1, ls=":")
     _labels(axes, [row.label for row in rows])
-    axes.set(xscale="log", xlabel="time ÷ time of normdrop", xlim=(0.5, 200))
+    axes.set(xscale="log", xlabel="time ÷ time of normdrop", xlim=(0.5, 200), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color=GRAY, alpha=0.3)
