@@ -22,6 +22,7 @@ extensions = [
     "figures",
     "performance",
     "uncertainty",
+    "variance",
     "mathml",
     "myst_parser",
     "numpydoc",

@@ -1,11 +1,14 @@
 """Write the table of errors in docs/_accuracy.md: normdrop beside NumPy and PyTorch on data made to break statistics.
 
+It also writes docs/_results/variance.json, errors of the variance against mean / sd.
+
 Run ``python tests/make_accuracy.py``. Errors are against float64 with sums that are rounded once, on the stored float32
 values. PyTorch's columns are empty where it is not installed.
 """
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from normdrop import functional
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "_accuracy.md"
+CURVES = ROOT / "docs" / "_results" / "variance.json"
 EXACT = runpy.run_path(str(ROOT / "tests" / "exact.py"))
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -90,5 +94,25 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def of_squares(x: Array, eps: float) -> Outcome:
+    """The mean of the squares less the square of the mean, in the dtype of x."""
+    mean = x.mean(axis=0)
+    var = np.maximum((x * x).mean(axis=0) - mean * mean, 0)
+    return var, (x - mean) / np.sqrt(var + x.dtype.type(eps))
+
+
+def curves() -> dict[str, list[list[float]]]:
+    """Largest relative error of a variance, at least that of float64, for (100 000, 8) values: [mean / sd, error]."""
+    found: dict[str, list[list[float]]] = {}
+    for exponent in range(8):
+        x = np.random.default_rng(exponent).normal(10.0**exponent, 1.0, (100_000, 8)).astype(np.float32)
+        exact = EXACT["exact_channels"](x, 1)[1]
+        for name, compute in {**columns(), "mean of squares": of_squares}.items():
+            error = float(np.max(np.abs(compute(x, 1e-5)[0] / exact - 1)))
+            found.setdefault(name, []).append([10.0**exponent, max(error, 2.0**-53)])
+    return found
+
+
 if __name__ == "__main__":
+    CURVES.write_text(json.dumps(curves(), indent=1) + "\n", encoding="utf-8")
     TABLE.write_text(table(), encoding="utf-8")

@@ -179,6 +179,20 @@ def _steps(axes: Any) -> None:
     _legend(axes, 2)
 
 
+def _bandwidths(axes: Any) -> None:
+    """Bars: bytes that must move in a second; the line: what a copy moves."""
+    found = [case(row) for row in TEN]
+    copied = [2 * 4 * np.prod(row.shape) for row in TEN]  # read and written, float32
+    seconds = [one["microseconds"][OURS] * 1e-6 for one in found]
+    speeds = [row.floor * n / s / 1e9 for row, n, s in zip(TEN, copied, seconds, strict=True)]
+    copies = [n / (s / middle(one["over_copy"][OURS])) / 1e9 for n, s, one in zip(copied, seconds, found, strict=True)]
+    axes.barh(range(len(TEN)), speeds, color=SKY, height=0.6, label="bytes that must move")
+    axes.plot(copies, range(len(TEN)), "|", color=BLACK, ms=14, mew=2, label="a copy of the array")
+    _labels(axes, [row.label for row in TEN])
+    axes.set(xlabel="GB/s")
+    _legend(axes, 2)
+
+
 SIZES = (
     ("dropout, forward", "dropout forward, p=0.5", ("dropout, in cache", "dropout, in memory")),
     ("batch norm, forward", "batch norm forward", ("batch norm, growing images",)),
@@ -221,7 +235,7 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-register({"copies": _copies, "peers": _peers}, numbers, height=4.2)
+register({"copies": _copies, "peers": _peers, "bandwidths": _bandwidths}, numbers, height=4.2)
 register({"steps": _steps}, tables={"ten": ten_rows, "training": training_rows})
 register({"peers-readme": lambda axes: _peers(axes, TEN[:2] + TEN[3:6] + TEN[8:9])}, height=2.8)
 register({"sizes": _sizes}, height=5.6, whole=True)
