@@ -21,6 +21,7 @@ extensions = [
     "ensembles",
     "figures",
     "performance",
+    "tutorial",
     "uncertainty",
     "variance",
     "mathml",
