@@ -1,5 +1,4 @@
-"""Commands beside asv: ``smoke``, ``noise``, ``one``, ``njit``, ``plots``, ``reductions`` and ``masked``.
-"""Commands beside those of asv: smoke, noise, one, njit, plots, readme and reductions, after ``python benchmarks``.
+"""Commands beside those of asv: smoke, noise, one, njit, plots, masked, readme and reductions.
 
 See README.md.
 """
@@ -10,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+COMMANDS = ("smoke", "noise", "one", "njit", "plots", "masked", "readme", "reductions")
 MODULES = ("dropout", "batch_norm", "fused", "startup", "memory", "accuracy", "njit")
 
 
@@ -26,8 +26,7 @@ def _load_package() -> None:
 def main() -> int:
     """Run the command that the first argument names, and return its exit status."""
     command, *arguments = sys.argv[1:] or ["help"]
-    if command not in ("smoke", "noise", "one", "njit", "plots", "reductions", "masked"):
-    if command not in ("smoke", "noise", "one", "njit", "plots", "readme", "reductions"):
+    if command not in COMMANDS:
         print(__doc__)
         return command not in ("help", "-h", "--help")
     if command == "smoke":
