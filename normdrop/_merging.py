@@ -23,6 +23,11 @@ def empty(n_channels: int) -> Moments:
     return np.zeros((4, n_channels))
 
 
+def of(n: float, mean: Array, var: Array) -> Moments:
+    """Return the moments of n values per channel, whose mean and biased variance are given."""
+    return np.stack([np.full_like(mean, n), mean, np.zeros_like(mean), var * n])
+
+
 def checked(block: Array) -> Moments:
     """Return a float64 array after checking that it is a block of moments."""
     if block.ndim != 2 or block.shape[0] != 4 or block.shape[1] == 0:

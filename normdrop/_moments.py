@@ -39,8 +39,7 @@ def rounded(x: Array, axis: int, mask: Array | None, weights: Array | None) -> _
     else:
         _backend.moments(statistics, reading.x)
     mean, var, _ = _device.to_host(statistics)
-    block: _merging.Moments = np.stack([np.full_like(mean, n), mean, np.zeros_like(mean), var * n])
-    return block
+    return _merging.of(n, mean, var)
 
 
 def exact(x: Array, axis: int, mask: Array | None, weights: Array | None) -> _exact.Block:

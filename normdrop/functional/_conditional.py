@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _formulas, _overlap, _pool
+from normdrop._passes import Reading
+from normdrop._positions import Positions
+from normdrop.functional import _counted as counted
 from normdrop.functional import _of_batch as of_batch
 from normdrop.functional import _per_channel as per_channel
 
@@ -29,7 +32,8 @@ class ConditionalBatchNormContext(NamedTuple):
     channel_axis: int
     """Axis of the channels, from 1 to ndim - 1."""
     n: float
-    """Number of values per channel of the batch whose the statistics are; 0: they were given."""
+    """Number of values per channel of the batch whose the statistics are, or the sum of their weights; 0: they were
+    given, or nothing counts."""
     shape: tuple[int, ...]
     """Shape of the input."""
     dtype: np.dtype[Any]
@@ -38,11 +42,11 @@ class ConditionalBatchNormContext(NamedTuple):
     """Shape and dtype of gamma and beta."""
     n_shared: None = None
     """No processes share the batch."""
-    positions: None = None
-    """All positions count."""
+    positions: Positions | None = None
+    """Which positions count, in the order of the axes; None: all."""
 
 
-def conditional_batch_norm(
+def conditional_batch_norm(  # noqa: PLR0913  # as batch_norm, with statistics that may be given
     x: Array,
     gamma: Array | None = None,
     beta: Array | None = None,
@@ -51,6 +55,9 @@ def conditional_batch_norm(
     var: Array | None = None,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    masked: Literal["zero", "normalize", "keep"] = "zero",
     out: Array | None = None,
 ) -> tuple[Array, ConditionalBatchNormContext]:
     r"""Normalize each channel, then scale and shift it by numbers of each sample.
@@ -69,6 +76,8 @@ def conditional_batch_norm(
         Added to the variance. Positive.
     channel_axis : int, default 1
         Axis of the channels, not axis 0.
+    mask, weights, masked : optional
+        As for `batch_norm`; no weights where `mean` and `var` are given.
     out : ndarray, shape and dtype of `x`, optional
         Where to write `y`. It may be `x`; a copy of `x` is then kept for backward.
 
@@ -87,7 +96,8 @@ def conditional_batch_norm(
     Notes
     -----
     Reads and writes as often as `batch_norm` does; its backward pass writes `dx` once more and reads it, and rounds
-    gamma * dy to the dtype of `x`. Where the channel axis is not axis 1, each sample is a pass of its own.
+    gamma * dy to the dtype of `x`. Where the channel axis is not axis 1, each sample is a pass of its own. With a mask
+    or weights, what is not normalized is written once more, and backward copies `dy` and `x` without it.
 
     References
     ----------
@@ -113,8 +123,14 @@ def conditional_batch_norm(
     g, b = (_parameter(v, name, x, n_channels) for name, v in (("gamma", gamma), ("beta", beta)))
     if (mean is None) != (var is None):
         raise ValueError("mean and var must both be given, or neither; pass the one that is missing")
+    reading = Reading(x, axis)
+    positions = counted.positions(reading, x.shape, axis, mask, weights, masked)
     if mean is None or var is None:
-        rows, n, _ = of_batch.of(x, axis, eps)
+        rows, n, _ = of_batch.batch(reading, x, axis, positions, eps, None)
+    elif weights is not None:
+        raise ValueError(
+            "weights must be None by given statistics, as in inference: they weigh none of x; leave them out"
+        )
     else:
         mean, var = per_channel.statistics(("mean", "var"), (mean, var), n_channels, x)
         _checks.not_negative(var, "var")
@@ -129,13 +145,16 @@ def conditional_batch_norm(
     vectors[0], vectors[1], vectors[2] = rows[0], g * rows[2], b
     for at, x_at, y_at in _pieces(axis, vectors, source, y):
         _backend.normalize(y_at, x_at, at)
+    positions = counted.by_axes(positions, reading, x.shape, axis)
+    counted.write_others(y, source, positions, axis)
     if out is not None and out is not y:
         out[...] = y
     default = per_channel.parameter_dtype(x, gamma, beta)
     parameters = [((n_channels,), default) if v is None else (v.shape, v.dtype) for v in (gamma, beta)]
     context = ConditionalBatchNormContext(
-        source, rows, np.array(g, np.float64), axis, n, x.shape, x.dtype, (parameters[0], parameters[1])
-    )
+        source, rows, np.array(g, np.float64), axis, n, x.shape, x.dtype, (parameters[0], parameters[1]),
+        positions=positions,
+    )  # fmt: skip
     return y if out is None else out, context
 
 
@@ -169,6 +188,33 @@ def _pieces(axis: int, vectors: Vectors, *arrays: Array) -> Iterator[tuple[Any, 
     fold = math.prod(shape[1:axis]), n_channels, inner
     for k in range(shape[0]):
         yield np.ascontiguousarray(vectors[:, k]), *(array[k].reshape(fold) for array in arrays)
+
+
+def _sums(axis: int, statistics: Vectors, dy: Array, x: Array) -> Vectors:
+    """Return the sums of dy * x_hat and of dy over the values of each sample and channel."""
+    sums = np.zeros((2, *statistics.shape[1:]))
+    for k, (at, dy_at, x_at) in enumerate(_pieces(axis, statistics, dy, x)):
+        part = np.empty((2, at.shape[1]))
+        _backend.parameter_gradients(part, dy_at, x_at, np.ascontiguousarray(at))
+        if axis == 1:
+            sums[...] = part.reshape(sums.shape)
+        else:
+            sums[:, k] = part
+    return sums
+
+
+def _through_statistics(g: Array, x: Array, sums: Vectors, context: ConditionalBatchNormContext) -> None:
+    """Turn gamma * dy into dx, by statistics of the batch; the sums are those of g * x_hat and of g."""
+    mean, _, inv_std = context.statistics
+    k = context.channel_axis
+    fold = math.prod(g.shape[:k]), g.shape[k], math.prod(g.shape[k + 1 :])
+    g, x = g.reshape(fold), x.reshape(fold)
+    if context.positions is None:
+        rows = np.stack([mean, sums[1] / context.n, _formulas.slope(sums[0], inv_std, context.n), inv_std])
+        _backend.input_gradient(g, g, x, rows)
+    else:
+        rows, ones = np.ascontiguousarray(context.statistics), np.ones(fold[1])
+        _backend.masked_batch_norm_backward(g, g, x, np.empty((2, fold[1])), rows, ones, context.positions)
 
 
 def conditional_batch_norm_backward(
@@ -223,20 +269,18 @@ def conditional_batch_norm_backward(
         out = _checks.out(out, dy, [("dy", dy)] if x is None else [("dy", dy), ("x", x)])
     n_samples, n_channels = dy.shape[0], dy.shape[axis]
     given, dx = np.ascontiguousarray(dy), _pool.empty(dy.shape, dy.dtype)
-    if out is not None and out.flags.carray:
+    others = counted.others(context.positions, dy.shape, axis)
+    if others is not None:
+        zero = dy.dtype.type(0)
+        given, x = np.where(others, zero, given), None if x is None else np.where(others, zero, x)
+    elif out is not None and out.flags.carray:
         dx = out
     tile = np.broadcast_to(context.statistics[:, None], (3, n_samples, n_channels))
     gamma = np.broadcast_to(context.gamma, (n_samples, n_channels))
     gradients: list[Array | None] = [None, None]
-    sums = np.zeros((2, n_samples, n_channels))
     if x is not None:
-        for k, (at, dy_at, x_at) in enumerate(_pieces(axis, tile, given, x)):
-            part = np.empty((2, at.shape[1]))
-            _backend.parameter_gradients(part, dy_at, x_at, np.ascontiguousarray(at))
-            if axis == 1:
-                sums[...] = part.reshape(sums.shape)
-            else:
-                sums[:, k] = part
+        nothing = others is not None and others.all()
+        sums = np.zeros((2, n_samples, n_channels)) if nothing else _sums(axis, tile, given, x)
         totals = zip(sums, context.parameters, strict=True)
         gradients = [(s if len(shape) == 2 else s.sum(axis=0)).astype(dtype) for s, (shape, dtype) in totals]
     vectors = np.zeros((3, n_samples, n_channels))
@@ -244,11 +288,8 @@ def conditional_batch_norm_backward(
     for at, dy_at, dx_at in _pieces(axis, vectors, given, dx):
         _backend.normalize(dx_at, dy_at, at)
     if context.n and x is not None:
-        mean, _, inv_std = context.statistics
-        of_g = (gamma * sums).sum(axis=1)
-        rows = np.stack([mean, of_g[1] / context.n, _formulas.slope(of_g[0], inv_std, context.n), inv_std])
-        fold = math.prod(dy.shape[:axis]), n_channels, math.prod(dy.shape[axis + 1 :])
-        _backend.input_gradient(dx.reshape(fold), dx.reshape(fold), x.reshape(fold), rows)
+        _through_statistics(dx, x, (gamma * sums).sum(axis=1), context)
+    counted.write_others(dx, dy, context.positions, axis)
     if out is not None and out is not dx:
         out[...] = dx
     return dx if out is None else out, gradients[0], gradients[1]

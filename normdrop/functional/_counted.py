@@ -17,10 +17,10 @@ Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 def positions(
-    reading: Reading, shape: tuple[int, ...], axis: int, mask: Any, weights: Any, others: str
+    reading: Reading, shape: tuple[int, ...], axis: int, mask: Any, weights: Any, masked: str
 ) -> Positions | None:
     """Return which positions count, in the order in which `reading` has them, after checks; None if all do."""
-    _checks.choice(others, "masked", OTHERS)
+    _checks.choice(masked, "masked", OTHERS)
     if mask is None and weights is None:
         return None
     given = None if mask is None else _beside(_along(_boolean(mask), shape, axis, "mask"), reading, shape, axis)
@@ -31,6 +31,18 @@ def positions(
 def _beside(values: Array, reading: Reading, shape: tuple[int, ...], axis: int) -> Array:
     """Return what `_along` does as (outer, inner), in the order in which `reading` has the positions."""
     return reading.positions(np.broadcast_to(values, tuple(1 if k == axis else n for k, n in enumerate(shape))))
+    counted, w = along(shape, axis, mask, weights)
+    return _positions.of(
+        reading.positions(counted), None if w is None else reading.positions(w), masked, like=reading.x
+    )
+
+
+def along(shape: tuple[int, ...], axis: int, mask: Any, weights: Any) -> tuple[Array, Array | None]:
+    """Return which positions count, and weights if there are any, after checks, with one channel on its axis."""
+    full = tuple(1 if k == axis else n for k, n in enumerate(shape))
+    counted = np.broadcast_to(True, full) if mask is None else _along(_boolean(mask), shape, axis, "mask")
+    w = None if weights is None else _along(_real(weights), shape, axis, "weights")
+    return counted if w is None else counted & (w > 0), w
 
 
 def by_axes(where: Positions | None, reading: Reading, shape: tuple[int, ...], axis: int) -> Positions | None:
@@ -137,6 +149,20 @@ def parameter_gradients(sums: Vectors, dy: Array, x: Array, statistics: Vectors,
         _backend.parameter_gradients(sums, dy, x, statistics)
     else:
         _backend.masked_parameter_gradients(sums, dy, x, statistics, where)
+
+
+def others(where: Positions | None, shape: tuple[int, ...], axis: int) -> Array | None:
+    """Return which positions, in the order of the axes, are not normalized, with one channel; None if all are."""
+    if where is None or where.others == "normalize":
+        return None
+    return ~where.mask[:-SPARE].reshape([1 if k == axis else n for k, n in enumerate(shape)])
+
+
+def write_others(y: Array, x: Array, where: Positions | None, axis: int) -> None:
+    """Write zeros, or `x`, where positions are not normalized."""
+    rest = others(where, y.shape, axis)
+    if where is not None and rest is not None:
+        np.copyto(y, x if where.others == "keep" else y.dtype.type(0), where=rest)
 
 
 def _fill(y: Array, x: Array, others: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device, _layout, _merging, _overlap
 from normdrop._passes import kept
+from normdrop._positions import OTHERS
+from normdrop.functional import _counted as counted
 from normdrop.functional import _per_channel as per_channel
 from normdrop.functional._batch_norm import BatchNormContext, batch_norm, batch_norm_backward, more_than_one_value
 
@@ -26,18 +28,18 @@ class GhostBatchNormContext(NamedTuple):
     statistics: Vectors
     """Mean, biased variance and 1 / sqrt(var + eps) of the whole batch, shape (3, C)."""
     n: float
-    """Number of values per channel in the whole batch."""
+    """Number of values per channel in the whole batch; with weights, the sum of those."""
     parameter_dtype: np.dtype[Any]
     """Dtype of the gradients of gamma and beta."""
     n_shared: None = None
     """No processes share the batch."""
     positions: None = None
-    """All positions count."""
+    """Which positions count, the groups know."""
     as_one: None = None
     """There is one channel axis."""
 
 
-def ghost_batch_norm(
+def ghost_batch_norm(  # noqa: PLR0913  # as batch_norm, with the size of groups
     x: Array,
     gamma: Array | None = None,
     beta: Array | None = None,
@@ -45,6 +47,9 @@ def ghost_batch_norm(
     ghost_size: int,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    masked: Literal["zero", "normalize", "keep"] = "zero",
     out: Array | None = None,
 ) -> tuple[Array, GhostBatchNormContext]:
     """Normalize groups of consecutive samples of a batch, each by its own statistics.
@@ -60,8 +65,8 @@ def ghost_batch_norm(
         Scale and shift; ``None`` means ones and zeros.
     ghost_size : int
         Samples in a group, any number from 1; it need not divide N. A group must have more than one value per channel.
-    eps, channel_axis : optional
-        As for `batch_norm`; the channel axis is not axis 0.
+    eps, channel_axis, mask, weights, masked : optional
+        As for `batch_norm`; the channel axis is not axis 0. Groups are of so many samples, whatever counts of them.
     out : ndarray, shape and dtype of `x`, optional
         Where to write `y`. It may be `x`; a copy of `x` is then kept for backward.
 
@@ -75,7 +80,7 @@ def ghost_batch_norm(
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type, dtype, shape or range, or a group has one value per channel.
+        An argument is of the wrong type, dtype, shape or range, or a group has one value per channel that counts.
 
     References
     ----------
@@ -100,8 +105,13 @@ def ghost_batch_norm(
     n_channels = x.shape[axis]
     ghost_size, eps = _checks.integer(ghost_size, "ghost_size", 1), _checks.eps(eps)
     scale, shift = per_channel.vectors(("gamma", "beta"), (gamma, beta), n_channels, x)
-    more_than_one_value(x, n_channels, "batch_norm_inference")
-    slices = _groups(x, n_channels, ghost_size)
+    _checks.choice(masked, "masked", OTHERS)
+    slices, which = _groups(x, n_channels, ghost_size), _which(x.shape, axis, mask, weights)
+    if which:
+        _more_than_one(slices, which)
+        which["masked"] = masked
+    else:
+        more_than_one_value(x, n_channels, "batch_norm_inference")
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
         scale, shift = _overlap.apart(scale, out), _overlap.apart(shift, out)
@@ -109,15 +119,32 @@ def ghost_batch_norm(
     source, y = kept(dense, out), layout.empty(dense) if out is None else out
     groups, moments = [], _merging.empty(max(n_channels, 1))[:, :n_channels]
     for group in slices:
-        _, context = batch_norm(source[group], scale, shift, eps=eps, channel_axis=axis, out=y[group])
-        mean, var, _ = context.statistics
-        part = np.stack([np.full_like(mean, context.n), mean, np.zeros_like(mean), var * context.n])
-        moments = _merging.merge(moments, part)
+        of_group = {name: values if name == "masked" else values[group] for name, values in which.items()}
+        _, context = batch_norm(source[group], scale, shift, eps=eps, channel_axis=axis, out=y[group], **of_group)
+        moments = _merging.merge(moments, _merging.of(context.n, context.mean, context.var))
         groups.append(context._replace(parameter_dtype=np.dtype(np.float64)))
     var = _merging.var(moments, 0)
     statistics = np.stack([_merging.mean(moments), var, 1.0 / np.sqrt(var + eps)])
     dtype = per_channel.parameter_dtype(x, gamma, beta)
     return y, GhostBatchNormContext(source, tuple(groups), statistics, sum(part.n for part in groups), dtype)
+
+
+def _which(shape: tuple[int, ...], axis: int, mask: Any, weights: Any) -> dict[str, Any]:
+    """Return mask and weights after checks, with one channel on its axis; empty if all positions count."""
+    if mask is None and weights is None:
+        return {}
+    mask, weights = counted.along(shape, axis, mask, weights)
+    return {"mask": mask} if weights is None else {"mask": mask, "weights": weights}
+
+
+def _more_than_one(groups: list[slice], which: dict[str, Any]) -> None:
+    """Check that in no group one position counts, before anything is written."""
+    for group in groups:
+        if np.count_nonzero(which["mask"][group]) == 1:
+            raise ValueError(
+                f"one position counts in the group of samples {group.start} to {group.stop - 1}, and the variance of "
+                "one value is no estimate; let more count or none, or take a larger ghost_size"
+            )
 
 
 def _groups(x: Array, n_channels: int, ghost_size: int) -> list[slice]:

@@ -17,7 +17,7 @@ from normdrop.layers.attributes import Fixed, Gradient, Option, Vector, paramete
 from normdrop.layers.base import Array
 from normdrop.layers.batch_norm_state import STATE, BatchNormState
 from normdrop.layers.population import Population
-from normdrop.layers.running import Running, counts
+from normdrop.layers.running import Running
 from normdrop.random import RNG, as_generator, check_rng
 
 S = TypeVar("S", bound=np.generic)
@@ -308,7 +308,7 @@ class BatchNorm(Population, Running, BatchNormState):
             reduce = own["reduce"] if training else None
             options = {"eps": eps, "channel_axis": axis, "reduce": reduce, "out": out} | counted
             y, context = self._normalized(x, options)
-            if training and mean is not None and (x.size or context.n_shared) and counts(context):
+            if training and mean is not None and context.n:
                 kept = context.x if context.as_one is None else context.as_one.split(context.x)
                 self._update(context, ([(x, kept)], out), [], keep=not return_context)
             elif not return_context:

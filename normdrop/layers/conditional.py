@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from normdrop import _checks, functional
 from normdrop.functional import ConditionalBatchNormContext
@@ -67,12 +67,15 @@ class ConditionalBatchNorm(BatchNorm):
 
     reduce = Option(_reduce, "None: the batch is in one process.")
 
-    def forward(  # type: ignore[override]  # it takes no mask
+    def forward(  # noqa: PLR0913  # as that of BatchNorm, with gamma and beta
         self,
         x: Array,
         *,
         gamma: Array | None = None,
         beta: Array | None = None,
+        mask: Array | None = None,
+        weights: Array | None = None,
+        masked: Literal["zero", "normalize", "keep"] = "zero",
         out: Array | None = None,
         keep_x: bool = False,
         return_context: bool = False,
@@ -85,6 +88,8 @@ class ConditionalBatchNorm(BatchNorm):
             Batch, as for `BatchNorm`.
         gamma, beta : ndarray of floats, shape (N, C) or (C,), optional
             Scale and shift of each sample, or of all; ``None`` means ones and zeros.
+        mask, weights, masked : optional
+            As for `BatchNorm`.
         out : ndarray, shape and dtype of `x`, optional
             Where to write the result. It may be `x`.
         keep_x : bool, default False
@@ -95,7 +100,8 @@ class ConditionalBatchNorm(BatchNorm):
         Returns
         -------
         y : ndarray
-            Shape and dtype of `x`, in C order, or `out`. Empty for an empty `x`, which changes no state.
+            Shape and dtype of `x`, in C order, or `out`. Empty for an empty `x`, which changes no state; nor does one
+            in which no position counts.
         context : ConditionalBatchNormContext
             Only with ``return_context=True``.
 
@@ -110,8 +116,10 @@ class ConditionalBatchNorm(BatchNorm):
         keep_x, return_context = _checks.flag(keep_x, "keep_x"), _checks.flag(return_context, "return_context")
         learns = mean is not None and training and not own["frozen"]
         by = {} if mean is None or learns else {"mean": mean, "var": own["running_var"]}
-        y, context = functional.conditional_batch_norm(x, gamma, beta, eps=own["eps"], channel_axis=axis, out=out, **by)
-        if learns and x.size:
+        y, context = functional.conditional_batch_norm(
+            x, gamma, beta, eps=own["eps"], channel_axis=axis, mask=mask, weights=weights, masked=masked, out=out, **by
+        )
+        if learns and context.n:
             self._update(context, ([(x, context.x)], out), [], keep=not return_context)
         elif not return_context:
             kept = context if training or keep_x or not by else context._replace(x=None)

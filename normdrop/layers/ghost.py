@@ -43,7 +43,7 @@ class GhostBatchNorm(BatchNorm):
     A batch enters the running statistics once, with mean and variance of the whole, merged of its groups', as if
     `BatchNorm` had seen it: what inference normalizes by does not depend on the groups. The paper instead lets the
     groups enter one after the other, and tf-keras averages their variances, which lack what their means differ by.
-    Inference is that of `BatchNorm`. Training takes neither `mask` nor `weights`.
+    Inference is that of `BatchNorm`.
 
     References
     ----------
@@ -74,9 +74,7 @@ class GhostBatchNorm(BatchNorm):
 
     def _normalized(self, x: Array, options: dict[str, Any]) -> tuple[Array, Any]:
         own = vars(self)
-        if "masked" in options:
-            raise ValueError("mask and weights must be None in training by ghost batches; use BatchNorm for them")
-        taken = {name: options[name] for name in ("eps", "channel_axis", "out")}
+        taken = {name: value for name, value in options.items() if name != "reduce"}
         return functional.ghost_batch_norm(x, own["gamma"], own["beta"], ghost_size=own["ghost_size"], **taken)
 
     def _gradients(self, dy: Array, context: Any, out: Array | None) -> tuple[Any, Array | None, Array | None]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from normdrop import _checks, _device, _overlap, _process, _state
-from normdrop.functional import BatchNormContext
 from normdrop.functional import _as_one as as_one
 from normdrop.functional import _of_batch as of_batch
 from normdrop.functional import _running as running
@@ -37,11 +36,6 @@ def _give_back(inputs: Sequence[tuple[Array | None, Array | None]], out: Array |
             target = _device.view(out)
             if _overlap.is_possible(target, _device.view(given)):
                 target[...] = _device.view(kept)
-
-
-def counts(context: BatchNormContext) -> bool:
-    """Whether any position counts."""
-    return context.positions is None or context.positions.total > 0
 
 
 class Running:

@@ -53,10 +53,58 @@ def test_one_scale_and_shift_for_all_is_batch_norm() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+MASK = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], np.bool_)
+WEIGHTS = np.where(MASK, RNG.uniform(0.5, 2.0, MASK.shape), 0.0)
+COUNTED = {"mask": {"mask": MASK}, "weights": {"weights": WEIGHTS}, "nothing": {"mask": np.zeros_like(MASK)}}
+
+
+@pytest.mark.parametrize("masked", ["zero", "normalize", "keep"])
+@pytest.mark.parametrize("which", COUNTED)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_with_a_mask_or_weights_one_scale_and_shift_for_all_is_batch_norm(axis: int, which: str, masked: Any) -> None:
+    how: dict[str, Any] = {"channel_axis": axis, "masked": masked} | COUNTED[which]
+    x = X if masked == "normalize" else np.where(MASK[:, None] & (which != "nothing"), X, np.nan)
+    x, dy = np.moveaxis(x, 1, axis), np.moveaxis(DY, 1, axis)
+    y, context = functional.conditional_batch_norm(x, *ALL, **how)
+    expected, plain = functional.batch_norm(x, *ALL, **how)
+    np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-12)
+    gradients, of_plain = (
+        functional.conditional_batch_norm_backward(dy, context), functional.batch_norm_backward(dy, plain)
+    )  # fmt: skip
+    in_place = dy.copy()
+    assert functional.conditional_batch_norm_backward(in_place, context, out=in_place)[0] is in_place
+    np.testing.assert_array_equal(in_place, gradients[0])
+    if which == "nothing" and masked == "normalize":
+        assert np.isnan(y).all()
+        return
+    for ours, theirs in zip(gradients, of_plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+    if which != "weights":
+        y, context = functional.conditional_batch_norm(x, *ALL, mean=MEAN, var=VAR, **how)
+        expected, by_given = functional.batch_norm_inference(x, MEAN, VAR, *ALL, keep_x=True, **how)
+        np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-12)
+        gradients = functional.conditional_batch_norm_backward(dy, context)
+        for ours, theirs in zip(gradients, functional.batch_norm_inference_backward(dy, by_given), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_padding_and_weights_enter_the_layer_as_they_enter_batch_norm_and_its_scale_is_that_of_each_sample() -> None:
+    layer, plain = ConditionalBatchNorm(3), BatchNorm(3, affine=False)
+    for which in COUNTED.values():
+        y = layer(X, gamma=SAMPLES[0], **which)
+        expected = plain(X, **which) * SAMPLES[0][..., None]
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+        layer.forget()
+        plain.forget()
+    assert all(np.array_equal(values, plain.state_dict()[name]) for name, values in layer.state_dict().items())
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("statistics", [{}, GIVEN], ids=["batch", "given"])
 @pytest.mark.parametrize("axis", [1, 2])
 def test_gradients_are_central_differences_inputs_stay_and_nothing_is_aliased(axis: int, statistics: Any) -> None:
+    which = {"mask": MASK[:, :2], "masked": "keep"} if statistics else {"weights": WEIGHTS[:, :2]}
+
     def run(inputs: Any) -> Any:
         y, context = functional.conditional_batch_norm(*inputs.values(), channel_axis=axis, **statistics)
         return y, lambda dy: dict(zip(inputs, functional.conditional_batch_norm_backward(dy, context), strict=True))
@@ -64,6 +112,8 @@ def test_gradients_are_central_differences_inputs_stay_and_nothing_is_aliased(ax
     x = np.moveaxis(X[..., :2], 1, axis).copy()
     check_pass(run, {"x": x, "gamma": SAMPLES[0], "beta": SAMPLES[1]})
     check_pass(run, {"x": x, "gamma": SAMPLES[0], "beta": ALL[1]})
+    statistics = statistics | which
+    check_pass(run, {"x": x, "gamma": SAMPLES[0], "beta": SAMPLES[1]})
 
 
 @pytest.mark.parametrize("order", ["C", "F", "reversed"])
@@ -124,6 +174,10 @@ CALLS = [
     (lambda s: s.layer(X[:, :2]), ValueError, "num_features = 3"),
     (lambda s: s.layer(X[:1, :, :1]), ValueError, "one value per channel"),
     (lambda s: s.layer(s.bad, out=s.bad), FloatingPointError, "no finite mean"),
+    (lambda s: s.layer(X, mask=MASK[:3]), ValueError, "mask must have the shape of x without its channels"),
+    (lambda s: s.layer(X, mask=MASK & (np.arange(20).reshape(4, 5) == 0)), ValueError, "one position counts"),
+    (lambda s: s.layer(X, mask=MASK, masked="drop"), ValueError, "masked must be"),
+    (lambda s: s.frozen(X, weights=WEIGHTS), ValueError, "weights must be None by given statistics"),
     (lambda s: s.layer.backward(DY[:3], context=s.context), ValueError, "dy must have"),
     (lambda s: s.layer.backward(DY, context=s.context._replace(x=None)), ValueError, "context has no x"),
     (lambda s: s.layer.backward(DY, context=s.other), ValueError, "context is of a pass over 2 channels"),
@@ -142,5 +196,6 @@ def test_a_call_that_fails_changes_nothing(refused: Any, call: Any, error: Any, 
     things = SimpleNamespace(layer=ConditionalBatchNorm(3, on_nonfinite="raise"))
     _, things.context = things.layer.forward(X, gamma=SAMPLES[0], return_context=True)
     _, things.other = functional.conditional_batch_norm(X[:, :2])
+    things.frozen = ConditionalBatchNorm(3).freeze()
     things.bad = np.where(X.max() == X, np.nan, X)
     refused(things, call, error, words)

@@ -53,6 +53,42 @@ def test_each_group_is_a_batch_of_its_own(n: int, size: int, sizes: Any, last: b
         np.testing.assert_allclose([layer.dgamma, layer.dbeta], sums, rtol=1e-12)
 
 
+MASK = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1]], np.bool_)
+WEIGHTS = np.where(MASK, np.random.default_rng(2).uniform(0.5, 2.0, MASK.shape), 0.0)
+
+
+@pytest.mark.parametrize("masked", ["zero", "normalize", "keep"])
+@pytest.mark.parametrize(
+    "which", [{"mask": MASK}, {"weights": WEIGHTS}, {"mask": MASK, "weights": WEIGHTS}], ids=["mask", "weights", "both"]
+)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_in_each_group_its_mask_and_weights_count_and_one_in_which_nothing_does_changes_nothing(
+    axis: int, which: Any, masked: Any
+) -> None:
+    x, dy = (np.moveaxis(v, 1, axis) for v in data(7, 3, 3))
+    if masked != "normalize":
+        counted = np.broadcast_to(np.expand_dims(next(iter(which.values())) != 0, axis), x.shape)
+        x = np.where(counted, x, np.nan)
+    layer, plain = layer_of(GhostBatchNorm, 2, channel_axis=axis), layer_of(BatchNorm, channel_axis=axis)
+    y = layer(x, masked=masked, **which)
+    dx = layer.backward(dy)
+    sums = np.zeros((2, 3))
+    for start, stop in ((0, 2), (2, 4), (4, 6), (6, 7)):
+        part = {name: values[start:stop] for name, values in which.items()}
+        assert y[start:stop].tobytes() == plain(x[start:stop], masked=masked, **part).tobytes()
+        assert dx[start:stop].tobytes() == plain.backward(dy[start:stop]).tobytes()
+        sums += plain.dgamma, plain.dbeta
+    np.testing.assert_allclose([layer.dgamma, layer.dbeta], sums, rtol=1e-12)
+    whole = layer_of(BatchNorm, channel_axis=axis)
+    whole(x, masked=masked, **which)
+    assert (layer.num_batches, layer.num_values) == (whole.num_batches, whole.num_values)
+    np.testing.assert_allclose(layer.running_mean, whole.running_mean, rtol=1e-14)
+    np.testing.assert_allclose(layer.running_var, whole.running_var, rtol=1e-11)
+    before = layer.state_dict()
+    layer(x, mask=np.zeros((7, 3), np.bool_))
+    assert all(np.array_equal(values, before[name]) for name, values in layer.state_dict().items())
+
+
 @pytest.mark.parametrize("how", [{}, {"momentum": None}, {"momentum": "population", "unbiased": False}])
 def test_running_statistics_are_those_of_the_whole_batch_whatever_the_groups(how: Any) -> None:
     x = np.sort(data(11, 3)[0], axis=0)
@@ -126,7 +162,9 @@ CALLS = [
     (lambda s: s.layer(X[:, :2]), ValueError, "num_features = 3"),
     (lambda s: s.layer(X[:1, :, :1]), ValueError, "one value per channel"),
     (lambda s: s.one(X[:, :, 0]), ValueError, "ghost_size must be 2 or more"),
-    (lambda s: s.layer(X, mask=np.ones((6, 2), np.bool_)), ValueError, "mask and weights must be None"),
+    (lambda s: s.layer(s.x, mask=np.arange(12).reshape(6, 2) > 10, out=s.x), ValueError, "samples 4 to 5"),
+    (lambda s: s.layer(X, mask=np.ones((5, 2), np.bool_)), ValueError, "mask must have the shape of x without"),
+    (lambda s: s.layer(X, mask=np.ones((6, 2), np.bool_), masked="drop"), ValueError, "masked must be"),
     (lambda s: s.layer(s.bad, out=s.bad), FloatingPointError, "no finite mean"),
     (lambda s: setattr(s.layer, "ghost_size", 0), ValueError, "ghost_size must be at least 1"),
     (lambda s: setattr(s.layer, "reduce", len), ValueError, "reduce must be None"),
@@ -144,5 +182,6 @@ def test_a_call_that_fails_changes_nothing(refused: Any, call: Any, error: Any, 
     things = SimpleNamespace(layer=layer_of(GhostBatchNorm, 2, on_nonfinite="raise"), one=layer_of(GhostBatchNorm, 1))
     _, things.context = things.layer.forward(X, return_context=True)
     _, things.other = functional.ghost_batch_norm(X[:, :2], ghost_size=2)
+    things.x = X.copy()
     things.bad = np.where(X.max() == X, np.nan, X)
     refused(things, call, error, words)
