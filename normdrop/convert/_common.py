@@ -141,13 +141,13 @@ def batch_norm(
     return layer
 
 
-def checked(layer: object, library: str) -> BatchNorm | Dropout:
-    """Return a layer after checking that it is one that other libraries have."""
+def checked(layer: object, library: str, *, renorm: bool = False) -> BatchNorm | Dropout:
+    """Return a layer after checking that it is one that other libraries have; `renorm`: this one renormalizes, too."""
     if isinstance(layer, BatchNormAct):
         raise TypeError(f"layer must not be fused, which {library} has no layer for; got {_checks.kind(layer)}")
     if not isinstance(layer, (BatchNorm, Dropout)):
         raise TypeError(f"layer must be a BatchNorm or a Dropout of normdrop; got {_checks.kind(layer)}")
-    if isinstance(layer, (BatchRenorm, ConditionalBatchNorm, GhostBatchNorm)):
+    if isinstance(layer, (ConditionalBatchNorm, GhostBatchNorm)) or (isinstance(layer, BatchRenorm) and not renorm):
         raise TypeError(
             f"layer must be a plain BatchNorm, as {library} trains its own way; got {_checks.kind(layer)}. For "
             "inference, make a BatchNorm and let it load_state_dict(layer.state_dict())."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -81,13 +82,55 @@ def test_a_frozen_norm_of_keras_comes_in_inference_mode_and_one_of_a_known_rank_
     assert not from_keras(norm).training
 
 
-def test_a_layer_of_keras_without_weights_or_with_renormalization_is_refused(keras):
+RENORM = {"renorm": True, "momentum": 0.9, "renorm_momentum": 0.9}
+BOUNDS = [{}, {"rmax": 1.5, "rmin": 1 / 1.5, "dmax": 0.5}, {"dmax": 0.0}]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_a_layer_of_keras_that_renormalizes_computes_as_before_and_comes_back(keras, bounds):
+    norm = keras.layers.BatchNormalization(renorm_clipping=bounds, **RENORM)
+    norm.build((None, 5, 3))
+    for _ in range(3):
+        norm(batch(3, -1) + 1.0, training=True)
+    layer, x = from_keras(norm), batch(3, -1)
+    assert (type(layer), layer.r_max) == (normdrop.BatchRenorm, bounds.get("rmax", math.inf))
+    assert np.allclose(layer.eval()(x), keras.ops.convert_to_numpy(norm(x, training=False)), **CLOSE)
+    back = to_keras(layer, ndim=3)
+    assert all(map(np.allclose, back.get_weights(), norm.get_weights()))
+    same = "momentum", "renorm", "renorm_clipping", "renorm_momentum"
+    assert [back.get_config()[name] for name in same] == [norm.get_config()[name] for name in same]
+    options, weights = to_keras(layer, arrays=True)
+    assert repr(from_keras(list(weights.values()), **options)) == repr(from_keras(weights, **options))
+    y = layer.train()(x)
+    assert np.allclose(y, keras.ops.convert_to_numpy(norm(x, training=True)), **CLOSE)
+    assert np.allclose(layer.running_mean, keras.ops.convert_to_numpy(norm.moving_mean), rtol=1e-5)
+
+
+def test_renormalization_by_two_averages_or_that_the_installed_keras_lacks_is_refused(keras, monkeypatch):
+    def of(**options):
+        norm = keras.layers.BatchNormalization(**RENORM | options)
+        norm.build((None, 3))
+        return norm
+
+    other = of()
+    other.renorm_mean.assign([0.0, 0.0, 5.0])
+    for source, words in [
+        (of(renorm_clipping={"rmax": 3.0}), "rmin = 1 / rmax"),
+        (of(renorm_momentum=0.5), "renorm_momentum must be momentum, 0.9"),
+        (other, "renorm_mean must be"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            from_keras(source)
+    with pytest.raises(ValueError, match=r"layer.d_max must be a number"):
+        to_keras(normdrop.BatchRenorm(3, d_max=float), ndim=2)
+    monkeypatch.setattr(keras.layers, "BatchNormalization", lambda *, axis: None)
+    with pytest.raises(ValueError, match="cannot renormalize; got a BatchRenorm"):
+        to_keras(normdrop.BatchRenorm(3), ndim=2)
+
+
+def test_a_layer_of_keras_without_weights_or_of_another_kind_is_refused(keras):
     with pytest.raises(ValueError, match="must have been built"):
         from_keras(keras.layers.BatchNormalization())
-    norm = keras.layers.BatchNormalization(renorm=True)
-    norm.build((None, 3))
-    with pytest.raises(ValueError, match="renorm=False; pass its weights"):
-        from_keras(norm)
     with pytest.raises(TypeError, match="must be a layer of batch normalization or dropout of Keras"):
         from_keras(keras.layers.LayerNormalization())
 
