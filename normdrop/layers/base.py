@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
 from normdrop import _checks, _device
-from normdrop.layers.attributes import Attribute, Option, refuse_unknown
+from normdrop.layers.attributes import Attribute, refuse_unknown
+from normdrop.layers.waiting import Waiting, _Passes
 from normdrop.random import MaskStream
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -21,17 +21,7 @@ Self = TypeVar("Self", bound="Layer")
 _VERSION = 1  # of what __getstate__ gives
 
 
-class _Passes(threading.local):
-    """The forward passes of one thread that wait for backward."""
-
-    waiting: tuple[Any, int, bool] = (None, 0, False)
-    """Context of the last one, how many have a backward that is asked for, whether one without came after those."""
-
-    def __reduce__(self) -> tuple[Any, ...]:  # for a subclass whose __getstate__ gives all of its dictionary
-        return _Passes, ()
-
-
-class Layer:
+class Layer(Waiting):
     """Base of the layers: ``y = layer(x)``, then ``dx = layer.backward(dy)``.
 
     A layer is in training mode at first. `backward` belongs to the forward pass of the same thread that waits for it,
@@ -47,8 +37,6 @@ class Layer:
     training : bool
         Whether the layer is in training mode.
     """
-
-    training = Option(lambda value: _checks.flag(value, "training"), "Whether the layer is in training mode.")
 
     def __init__(self) -> None:
         self.training = True
@@ -100,10 +88,6 @@ class Layer:
         """Compute the gradient with respect to the input of a forward pass; see the layer."""
         raise NotImplementedError
 
-    def forget(self) -> None:
-        """Let go of the forward passes of this thread that wait for backward, and of the inputs they hold."""
-        self._passes.waiting = None, 0, False
-
     def spawn(self: Self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
 
@@ -121,8 +105,7 @@ class Layer:
 
         Examples
         --------
-        >>> import numpy as np
-        >>> import normdrop
+        >>>         >>> import normdrop
         >>> a, b = normdrop.Dropout(0.5, rng=0).spawn(2)
         >>> bool(np.array_equal(a(np.ones(64)), b(np.ones(64))))
         False
@@ -246,38 +229,6 @@ class Layer:
         from normdrop import _state_files
 
         _state_files.load(path, self.state_dict(), self.load_state_dict)
-
-    def _keep(self, context: Any, *, asked: bool) -> None:
-        """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
-        before, n_passes, _ = self._passes.waiting
-        if asked or n_passes == 0:
-            self._passes.waiting = context, n_passes + asked, False
-        else:
-            self._passes.waiting = before, n_passes, True
-
-    def _waiting(self) -> Any:
-        """Return the context of the one forward pass that waits for backward."""
-        context, n_passes, is_passed_over = self._passes.waiting
-        name = type(self).__name__
-        if context is None:
-            raise RuntimeError(
-                "backward needs a forward pass before it in the same thread, and each forward pass serves one "
-                f"backward; call the {name} layer first, or pass the context if it was returned (copies and pickles of "
-                "a layer come without the passes that wait)"
-            )
-        if n_passes > 1:
-            raise RuntimeError(
-                f"{n_passes} forward passes of this {name} layer wait for backward, which cannot know to which of them "
-                "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
-                "context=context), or call layer.forget() before a forward pass if those before it need no backward."
-            )
-        if is_passed_over and not self.training:
-            raise RuntimeError(
-                f"a training pass of this {name} layer waits for backward, and one in inference came after it. Call "
-                "layer.train() if dy belongs to the first; or write y, context = layer.forward(x, return_context=True) "
-                "and layer.backward(dy, context=context), or call layer.forget() before the second."
-            )
-        return context
 
     def __copy__(self: Self) -> Self:
         return copy.deepcopy(self)

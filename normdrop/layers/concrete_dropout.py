@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process, _state, functional
+from normdrop import _checks, _state, functional
 from normdrop.functional._concrete_dropout import ConcreteDropoutContext, logit_of, temperature_of
 from normdrop.functional._masking import DropoutContext
 from normdrop.layers.attributes import Gradient, Option, Vector
@@ -245,19 +245,8 @@ class ConcreteDropout(Layer):
             dx, dlogit = functional.dropout_backward(dy, made, out=out), 0.0
         else:
             dx, dlogit = functional.concrete_dropout_backward(dy, made, out=out)
-        own, passes = vars(self), self._passes
-        with _process.updating:
-            waiting = passes.waiting
-            if accumulate and own["dlogit"] is not None:
-                dlogit += float(own["dlogit"])
-            gradient = np.array(dlogit)
-            try:
-                if context is None:
-                    passes.waiting = None, 0, False
-                own["dlogit"] = gradient
-            except BaseException:
-                passes.waiting = waiting
-                raise
+        gradients = {"dlogit": np.array(dlogit)}
+        self._take_gradients(vars(self), gradients, accumulate=accumulate, waited=context is None)
         return dx
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
