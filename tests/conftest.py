@@ -142,7 +142,7 @@ def _picture(value: Any) -> Any:
 
 
 def _pictures(things: SimpleNamespace) -> dict[str, Any]:
-    default_keys = vars(normdrop.random._default_source)
+    default_keys = vars(normdrop._seeding._default_source)
     return {name: _picture(thing) for name, thing in vars(things).items()} | {
         "default keys": (default_keys["_seeded"], _picture(default_keys["_root"])),
         "NumPy's global state": repr(np.random.get_state()),  # noqa: NPY002

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import normdrop
-from normdrop import _checks, _process, random
+from normdrop import _checks, _process, _seeding, _streams
 
 pytestmark = [pytest.mark.same, pytest.mark.kinds]
 
@@ -23,11 +23,11 @@ def test_a_stream_lock_that_was_held_at_a_fork_is_free_in_the_child(monkeypatch)
     """What the hooks do in a child, where the thread that held the lock is missing."""
     from normdrop._cpu.toolchain import launch
 
-    monkeypatch.setattr(random, "_stream_lock", threading.Lock())
-    random._stream_lock.acquire()
-    random._after_fork()
-    assert random._stream_lock.acquire(timeout=0)
-    random._stream_lock.release()
+    monkeypatch.setattr(_streams, "_stream_lock", threading.Lock())
+    _streams._stream_lock.acquire()
+    _streams._after_fork()
+    assert _streams._stream_lock.acquire(timeout=0)
+    _streams._stream_lock.release()
     monkeypatch.setattr(_process, "_pid", _process._pid)
     _process._after_fork()
     assert _process.forked()
@@ -52,10 +52,10 @@ def test_a_flag_may_be_a_bool_of_numpy() -> None:
 def test_a_child_of_an_unseeded_process_makes_keys_of_its_own() -> None:
     normdrop.seed(None)
     normdrop.MaskStream()
-    root = random._default_source._root
-    random._after_fork()
-    assert random._default_source._root is None
-    assert random._default_source.next().entropy != root.entropy
+    root = _seeding._default_source._root
+    _seeding._default_source.after_fork()
+    assert _seeding._default_source._root is None
+    assert _seeding._default_source.next().entropy != root.entropy
     normdrop.seed(None)
 
 
@@ -257,9 +257,9 @@ def test_channels_larger_than_the_caches_or_too_few_for_the_threads_are_computed
 
 def test_a_child_of_a_seeded_process_goes_on_with_its_keys() -> None:
     normdrop.seed(3)
-    root = random._default_source._root
-    random._after_fork()
-    assert random._default_source._root is root
+    root = _seeding._default_source._root
+    _seeding._default_source.after_fork()
+    assert _seeding._default_source._root is root
     normdrop.seed(None)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import normdrop
-from normdrop import MaskStream, functional
+from normdrop import MaskStream, _seeding, _streams, functional
 
 X = np.ones((4, 8, 5, 5), np.float32)
 LAYERS = (normdrop.Dropout, normdrop.Dropout2d)
@@ -164,7 +164,7 @@ def test_a_thread_that_holds_a_lock_can_make_and_ask_streams():
     stream, given = MaskStream(1), []
 
     def run():
-        with normdrop.random._stream_lock, normdrop.random._default_source._lock:
+        with _streams._stream_lock, _seeding._default_source._lock:
             given.append((MaskStream().key, stream.take()))
 
     thread = threading.Thread(target=run, daemon=True)

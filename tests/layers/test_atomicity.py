@@ -87,7 +87,7 @@ def picture(thing: Any) -> Any:
 @pytest.fixture(autouse=True)
 def _lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracer can raise where Python looks for no interrupt: as a block ends, before its lock is released."""
-    monkeypatch.setattr(normdrop.random, "_stream_lock", threading.RLock())
+    monkeypatch.setattr(normdrop._streams, "_stream_lock", threading.RLock())
     monkeypatch.setattr(_process, "updating", threading.RLock())
 
 
@@ -273,7 +273,7 @@ def test_a_stream_that_is_interrupted_while_it_unlocks_keeps_its_call(monkeypatc
             if self.left == 0:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(normdrop.random, "_stream_lock", Lock())
+    monkeypatch.setattr(normdrop._streams, "_stream_lock", Lock())
     asked = stream()
     with pytest.raises(KeyboardInterrupt):
         asked.take()
