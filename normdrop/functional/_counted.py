@@ -25,16 +25,12 @@ def positions(
         return None
     given = None if mask is None else _beside(_along(_boolean(mask), shape, axis, "mask"), reading, shape, axis)
     w = None if weights is None else _beside(_along(_real(weights), shape, axis, "weights"), reading, shape, axis)
-    return _positions.of(given, w, others, like=reading.x)
+    return _positions.of(given, w, masked, like=reading.x)
 
 
 def _beside(values: Array, reading: Reading, shape: tuple[int, ...], axis: int) -> Array:
     """Return what `_along` does as (outer, inner), in the order in which `reading` has the positions."""
     return reading.positions(np.broadcast_to(values, tuple(1 if k == axis else n for k, n in enumerate(shape))))
-    counted, w = along(shape, axis, mask, weights)
-    return _positions.of(
-        reading.positions(counted), None if w is None else reading.positions(w), masked, like=reading.x
-    )
 
 
 def along(shape: tuple[int, ...], axis: int, mask: Any, weights: Any) -> tuple[Array, Array | None]:
