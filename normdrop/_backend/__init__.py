@@ -48,11 +48,13 @@ from normdrop._backend.normalization import (
     parameter_gradients,
     update_running,
 )
+from normdrop._backend.varied import apply_factors, dropout_varied, keep_varied
 
 __all__ = [
     "act_dropout",
     "act_dropout_backward",
     "act_gradient",
+    "apply_factors",
     "apply_mask",
     "batch_norm",
     "batch_norm_act",
@@ -66,12 +68,14 @@ __all__ = [
     "drop_connect_weight_gradient",
     "dropout",
     "dropout_transposed",
+    "dropout_varied",
     "enumerate_masks",
     "exact_sums",
     "inference_vectors",
     "input_gradient",
     "keep_mask",
     "keep_samples",
+    "keep_varied",
     "masked_batch_norm",
     "masked_batch_norm_backward",
     "masked_moments",

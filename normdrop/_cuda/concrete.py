@@ -12,30 +12,21 @@ from normdrop._cuda.activations import PRIMITIVES
 from normdrop._cuda.arrays import DeviceArray
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel, n_blocks
 from normdrop._cuda.launchers import key_word
-from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, words
+from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, numbers, words
 from normdrop._cuda.memory import as_stored, load, store
 from normdrop._cuda.scratch import scratch
 from normdrop._cuda.tiles import least
 
 _FLOAT64 = np.dtype(np.float64)
 _NO_FLIP = np.uint32(0)
-_HALF, _16 = np.uint64(0xFFFF), np.uint64(16)
 
 _value, _gradients = _concrete.bound(PRIMITIVES, helper)
 
 
 @helper
-def _numbers(high: Any, low: Any) -> Any:
-    """n + 1/2 of the two elements that a word decides, n the number that the mask law compares with T."""
-    first = (high & _HALF) << _16 | (low & _HALF)
-    second = (high >> _16) << _16 | low >> _16
-    return np.float64(first) + 0.5, np.float64(second) + 0.5
-
-
-@helper
 def _write_two(y: Any, x: Any, i: Any, high: Any, low: Any, offset: Any, sharpness: Any, scale: Any) -> None:
     """y of elements i and i + 16, as far as there are any."""
-    a, b = _numbers(high, low)
+    a, b = numbers(high, low)
     if i < x.size:
         store(y, i, as_stored(y, _value(np.float64(load(x, i)), a, offset, sharpness, scale)))
     if i + RUN < x.size:
@@ -60,7 +51,7 @@ def _differentiate_two(
     total: Any, dx: Any, dy: Any, x: Any, i: Any, high: Any, low: Any, offset: Any, sharpness: Any, scale: Any, p: Any
 ) -> Any:
     """dx of elements i and i + 16, as far as there are any; return the total with what they add to dlogit."""
-    a, b = _numbers(high, low)
+    a, b = numbers(high, low)
     if i < x.size:
         dy_, x_ = np.float64(load(dy, i)), np.float64(load(x, i))
         dx_, part = _gradients(dy_, x_, a, offset, sharpness, scale, p)

@@ -85,3 +85,11 @@ def sample_key(sample: Any, key: Any) -> Any:
     k0, k1 = np.uint32(key), np.uint32(key >> _32)
     first, second, _, _ = philox4x32(_C0, _C1, np.uint32(s), np.uint32(s >> _32), k0, k1)
     return first | second << _32
+
+
+@helper
+def numbers(high: Any, low: Any) -> Any:
+    """n + 1/2 of the two elements that a word decides, n the number that the mask law compares with T."""
+    first = (high & _HALF) << _16 | (low & _HALF)
+    second = (high >> _16) << _16 | low >> _16
+    return np.float64(first) + 0.5, np.float64(second) + 0.5

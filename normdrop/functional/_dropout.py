@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
+from normdrop.functional import _varied
 from normdrop.functional._masking import (
     SCALINGS,
     DropoutContext,
     Mask,
     Scaling,
     apply,
-    keep_prob_of,
-    law_of,
+    inference_of,
+    law_for,
     mask_of,
     sample_ids_of,
     shared_axes_of,
-    threshold_of,
 )
 from normdrop.random import RNG, Key, check_rng, with_call
 
@@ -31,7 +31,7 @@ Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 @overload
 def dropout(
     x: Array,
-    p: float,
+    p: float | Array,
     *,
     shared_axes: int | Iterable[int] = ...,
     scaling: Scaling = ...,
@@ -46,7 +46,7 @@ def dropout(
 @overload
 def dropout(
     x: Array,
-    p: float,
+    p: float | Array,
     *,
     shared_axes: int | Iterable[int] = ...,
     scaling: Scaling = ...,
@@ -60,7 +60,7 @@ def dropout(
 
 def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     x: Array,
-    p: float,
+    p: float | Array,
     *,
     shared_axes: int | Iterable[int] = (),
     scaling: Scaling = "inverted",
@@ -81,9 +81,11 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     ----------
     x : ndarray of floats, any shape and strides
         Input; not modified unless it is also `out`.
-    p : float
+    p : float or ndarray of floats
         Probability of dropping an element, from 0 to 1. It is rounded to a multiple of 2**-32, and the scale is that
-        of the rounded value, so that the expectation is exact.
+        of the rounded value, so that the expectation is exact. An array is broadcast to the mask, whose shape is that
+        of `x` with 1 on the shared axes: (1, C, 1, 1) for a p of each channel, (N, 1, 1, 1) of each sample. It may be
+        where `x` is, or on the host.
     shared_axes : int or tuple of int, default ()
         Axes along which all elements share one mask element. ``(2, 3)`` on (N, C, H, W) drops whole channels.
     scaling : {"inverted", "original"}, default "inverted"
@@ -123,6 +125,10 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     -----
     An empty `x` takes no call of the stream.
 
+    With an array as p, elements have the random numbers that they would have with any other p, so that the same p
+    everywhere has the mask and the bits of that number. Without `mask`, `sample_ids`, `shared_axes` and memory in
+    another order than C order no mask is stored. An array on a GPU is copied to the host, whose copy is checked.
+
     With `sample_ids`, the mask of a sample is that of the sample alone, without its batch axis, under a key that is
     made of the stream's key and the id; samples with one id have one mask. Its mask is drawn to memory first, a byte
     for each element.
@@ -147,10 +153,10 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     True
     """
     x = _checks.array(x, "x")
-    threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
-    # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
+    given, scaling = _varied.probabilities(p), _checks.choice(scaling, "scaling", SCALINGS)
     axes = shared_axes_of(shared_axes, x.ndim)
-    law = x.shape, x.dtype, threshold if x.size else 0, scale, axes
+    threshold, scale, varied = law_for(given, x, axes, scaling)
+    law = x.shape, x.dtype, threshold, scale, axes
     ids = sample_ids_of(sample_ids, x, axes)
     if mask is not None:
         if rng is not None:
@@ -162,11 +168,12 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
         out = _checks.out(out, x, [("x", x)] if mask is None else [("x", x), ("mask", mask)])
     check_rng(rng)
     if mask is not None or x.size == 0:
-        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask), sample_ids=ids)
+        mask = None if mask is None else _device.native(mask)
+        context = DropoutContext(*law, mask=mask, sample_ids=ids, varied=varied)
         return _result(apply(x, context, out), x, context, return_mask)
 
     def drawn(key: Key, call: int) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
-        context = DropoutContext(*law, key, call, sample_ids=ids)
+        context = DropoutContext(*law, key, call, sample_ids=ids, varied=varied)
         return _result(apply(x, context, out), x, context, return_mask)
 
     return with_call(rng, drawn)
@@ -179,7 +186,7 @@ def _result(
 
 
 def dropout_inference(
-    x: Array, p: float, *, scaling: Scaling = "inverted", out: Array | None = None
+    x: Array, p: float | Array, *, scaling: Scaling = "inverted", out: Array | None = None
 ) -> tuple[Array, DropoutContext]:
     r"""Run dropout in inference: the identity, or for original scaling a factor.
 
@@ -189,8 +196,8 @@ def dropout_inference(
     ----------
     x : ndarray of floats
         Input.
-    p : float
-        Probability of dropping an element in training, from 0 to 1.
+    p : float or ndarray of floats
+        Probability of dropping an element in training, from 0 to 1; an array is broadcast to `x`.
     scaling : {"inverted", "original"}, default "inverted"
         As in training.
     out : ndarray, shape and dtype of `x`, optional
@@ -221,13 +228,11 @@ def dropout_inference(
     array([0.75, 0.75, 0.75])
     """
     x = _checks.array(x, "x")
-    keep_prob = keep_prob_of(threshold_of(_checks.probability(p)))
+    given = _varied.probabilities(p)
     original = _checks.choice(scaling, "scaling", SCALINGS) == "original"
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
-    # Inference drops nothing (T = 0), except that p = 1 with original scaling leaves nothing.
-    threshold = 1 << 32 if original and keep_prob == 0 else 0
-    context = DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
+    context = inference_of(given, x, original)
     return apply(x, context, out), context
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device, _layout
 from normdrop._passes import Pass
+from normdrop.functional import _varied
+from normdrop.functional._varied import Varied, Vector
 from normdrop.random import Key
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,6 +45,8 @@ class DropoutContext(NamedTuple):
     """The caller's mask, if there was one."""
     sample_ids: Integers | None = None
     """Ids of the samples, on the host, if each has a mask of its own."""
+    varied: Varied | None = None
+    """T and factors of the elements if p is an array, instead of `threshold` and `scale`."""
 
     @property
     def follows_x(self) -> bool:
@@ -106,8 +110,40 @@ def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
     return threshold, 1.0 / keep_prob if keep_prob > 0 else 0.0
 
 
+def law_for(
+    p: float | Vector, x: Array, shared_axes: tuple[int, ...], scaling: Scaling
+) -> tuple[int, float, Varied | None]:
+    """T and the factor of the kept elements in training for `x`, or those of each where p is an array."""
+    varied = None
+    if not isinstance(p, float):
+        p = _varied.aligned(p, DropoutContext(x.shape, x.dtype, 0, 1.0, shared_axes).mask_shape)
+        if x.size and p.size > 1:
+            thresholds = _varied.thresholds_of(p)
+            varied = Varied(thresholds, _varied.factors_of(thresholds) if scaling == "inverted" else None)
+        p = p.item() if p.size == 1 else 0.0
+    threshold, scale = law_of(p, scaling)
+    # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
+    return (threshold if x.size else 0), scale, varied
+
+
+def inference_of(p: float | Vector, x: Array, original: bool) -> DropoutContext:
+    """Return the context of a pass in inference. It drops nothing (T = 0), unless p = 1 with original scaling."""
+    if not isinstance(p, float):
+        p = _varied.aligned(p, x.shape)
+        if original and x.size and p.size > 1:
+            factors = _varied.keep_probs_of(_varied.thresholds_of(p))
+            axes = tuple(axis for axis, n in enumerate(p.shape) if n == 1)
+            return DropoutContext(x.shape, x.dtype, 0, 1.0, axes, varied=Varied(None, factors))
+        p = p.item() if p.size == 1 else 0.0
+    keep_prob = keep_prob_of(threshold_of(p))
+    threshold = 1 << 32 if original and keep_prob == 0 else 0
+    return DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
+
+
 def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     """Mask and scale `x`: the one computation of forward and backward."""
+    if context.varied is not None and x.size:
+        return _apply_varied(x, context, context.varied, out)
     threshold, scale = context.threshold, context.scale
     walk = Pass(x, out)
     layout = walk.layout
@@ -129,6 +165,25 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     return walk.result()
 
 
+def _apply_varied(x: Array, context: DropoutContext, varied: Varied, out: Array | None) -> Array:
+    walk = Pass(x, out)
+    layout, (thresholds, factors) = walk.layout, varied
+    if thresholds is not None and context.mask is None and context.follows_x and layout.is_c_order:
+        shape, values = _varied.folded(thresholds, x.shape)
+        walk.fold(shape)
+        inverted = factors is not None
+        _backend.dropout_varied(walk.y, walk.x, _varied.placed(values, x), context.key, context.call, inverted)
+        return walk.result()
+    shape, mask = fold(mask_of(context, x), x.shape, layout)
+    walk.fold(shape)
+    if factors is None:
+        _backend.apply_mask(walk.y, walk.x, mask, 1.0)
+    else:
+        of_each = _varied.placed(np.broadcast_to(factors, context.mask_shape), x)
+        _backend.apply_factors(walk.y, walk.x, mask, fold(of_each, x.shape, layout)[1])
+    return walk.result()
+
+
 def _kept(x: Array) -> Mask:
     """A mask of one element that keeps it."""
     kept: Mask = _device.empty((1, 1), np.bool_, x)
@@ -142,7 +197,13 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     if context.mask is not None:
         return _checks.mask(context.mask, shape, x)
     mask: Mask = _device.empty(shape, np.bool_, x)
-    if context.threshold in (0, 1 << 32):
+    if context.varied is not None and context.varied.thresholds is not None:
+        n_keys = 1 if context.sample_ids is None else shape[0]
+        by_key = n_keys, mask.size // n_keys
+        thresholds = _varied.placed(np.broadcast_to(context.varied.thresholds, shape), x).reshape(by_key)
+        keys = _varied.placed(_varied.keys_of(context.key, context.sample_ids), x)
+        _backend.keep_varied(mask.reshape(by_key), thresholds, keys, context.call)
+    elif context.threshold in (0, 1 << 32):
         mask.fill(context.threshold == 0)
     elif context.sample_ids is not None:
         ids = _device.empty(context.sample_ids.shape, np.int64, x)
@@ -155,8 +216,8 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     return mask
 
 
-def fold(mask: Mask, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Mask]:
-    """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask to (A, B)."""
+def fold(mask: Array, shape: tuple[int, ...], layout: _layout.Layout) -> tuple[tuple[int, int, int], Array]:
+    """Fold x's axes in memory order to (A, S, B), S the shared ones, and the mask, or what has its shape, to (A, B)."""
     mask = mask.transpose(layout.order)
     lengths = [shape[axis] for axis in layout.order]
     shared = [i for i, n in enumerate(lengths) if n > 1 and mask.shape[i] == 1]
