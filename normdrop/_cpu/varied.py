@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop._cpu.kernels import varied
+from normdrop._cpu.kernels.mask_law import PAIR
 from normdrop._cpu.lanes.half import stored
 from normdrop._cpu.toolchain.launch import workers
 from normdrop._cpu.toolchain.scratch import scratch
@@ -36,19 +37,23 @@ def dropout_varied(
         with np.errstate(divide="ignore"):
             factors = 1.0 / (1.0 - thresholds * 2.0**-32) if inverted else np.ones(n_channels)
         if inner == 1:
-            n = n_channels + min(varied.PIECE, x.size)
+            n = n_channels + PAIR
             thresholds, factors = np.resize(thresholds, n), np.resize(factors, n)
-    work = scratch((workers(x.size), varied.WORK))
-    law = *key, call, thresholds, factors, n_channels, inner, int(inverted)
+    law = *key, call, _row(thresholds), _row(factors), n_channels, inner, int(inverted)
     run = varied.dropout_varied.variant(x.dtype, x.size)
-    run(stored(y).reshape(-1), stored(x).reshape(-1), *law, work)
+    run(stored(y).reshape(-1), stored(x).reshape(-1), *law, scratch((workers(x.size), varied.WORK)))
+
+
+def _row(values: Vector) -> Vectors:
+    """Numbers as one row that kernels take for writable, so that they reach it as their own memory; never written."""
+    return (values if values.flags.writeable else values.copy()).reshape(1, -1)
 
 
 def keep_varied(mask: Mask, thresholds: Vectors, keys: Integers, call: int) -> None:
     """mask[n, j] = whether the mask law keeps element j under key n with T = thresholds[n, j]."""
-    work = scratch((workers(mask.size), varied.WORK))
+    limits = np.concatenate([thresholds.reshape(-1), np.zeros(PAIR)])
     run = varied.keep_varied.variant(_BOOL, mask.size)
-    run(mask.reshape(-1), thresholds.reshape(-1), keys.reshape(-1), mask.shape[1], call, work)
+    run(mask.reshape(-1), _row(limits), keys if keys.flags.writeable else keys.copy(), mask.shape[1], call)
 
 
 def apply_factors(y: Array, x: Array, mask: Mask, factors: Vectors) -> None:

@@ -118,8 +118,7 @@ def law_for(
     if not isinstance(p, float):
         p = _varied.aligned(p, DropoutContext(x.shape, x.dtype, 0, 1.0, shared_axes).mask_shape)
         if x.size and p.size > 1:
-            thresholds = _varied.thresholds_of(p)
-            varied = Varied(thresholds, _varied.factors_of(thresholds) if scaling == "inverted" else None)
+            varied = Varied(_varied.thresholds_of(p), scaling == "inverted")
         p = p.item() if p.size == 1 else 0.0
     threshold, scale = law_of(p, scaling)
     # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
@@ -131,9 +130,8 @@ def inference_of(p: float | Vector, x: Array, original: bool) -> DropoutContext:
     if not isinstance(p, float):
         p = _varied.aligned(p, x.shape)
         if original and x.size and p.size > 1:
-            factors = _varied.keep_probs_of(_varied.thresholds_of(p))
             axes = tuple(axis for axis, n in enumerate(p.shape) if n == 1)
-            return DropoutContext(x.shape, x.dtype, 0, 1.0, axes, varied=Varied(None, factors))
+            return DropoutContext(x.shape, x.dtype, 0, 1.0, axes, varied=Varied(_varied.thresholds_of(p), False, False))
         p = p.item() if p.size == 1 else 0.0
     keep_prob = keep_prob_of(threshold_of(p))
     threshold = 1 << 32 if original and keep_prob == 0 else 0
@@ -167,13 +165,14 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
 
 def _apply_varied(x: Array, context: DropoutContext, varied: Varied, out: Array | None) -> Array:
     walk = Pass(x, out)
-    layout, (thresholds, factors) = walk.layout, varied
-    if thresholds is not None and context.mask is None and context.follows_x and layout.is_c_order:
-        shape, values = _varied.folded(thresholds, x.shape)
+    layout = walk.layout
+    if varied.training and context.mask is None and context.follows_x and layout.is_c_order:
+        shape, values = _varied.folded(varied.thresholds, x.shape)
         walk.fold(shape)
-        inverted = factors is not None
-        _backend.dropout_varied(walk.y, walk.x, _varied.placed(values, x), context.key, context.call, inverted)
+        values = _varied.placed(values, x)
+        _backend.dropout_varied(walk.y, walk.x, values, context.key, context.call, varied.inverted)
         return walk.result()
+    factors = varied.factors()
     shape, mask = fold(mask_of(context, x), x.shape, layout)
     walk.fold(shape)
     if factors is None:
@@ -197,7 +196,7 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
     if context.mask is not None:
         return _checks.mask(context.mask, shape, x)
     mask: Mask = _device.empty(shape, np.bool_, x)
-    if context.varied is not None and context.varied.thresholds is not None:
+    if context.varied is not None and context.varied.training:
         n_keys = 1 if context.sample_ids is None else shape[0]
         by_key = n_keys, mask.size // n_keys
         thresholds = _varied.placed(np.broadcast_to(context.varied.thresholds, shape), x).reshape(by_key)

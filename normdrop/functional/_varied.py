@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _device, _philox
+from normdrop import _checks, _device, _philox, _pool
 
 if TYPE_CHECKING:
     from normdrop.random import Key
@@ -24,10 +24,21 @@ _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 class Varied(NamedTuple):
     """The law of a pass whose p is an array: of its shape, with as many axes as the mask, on the host."""
 
-    thresholds: Vector | None
-    """T of the mask law, whole numbers from 0 to 2**32; None in inference, which drops nothing."""
-    factors: Vector | None
-    """Factors of the kept elements; None where all are 1."""
+    thresholds: Vector
+    """T of the mask law, whole numbers from 0 to 2**32."""
+    inverted: bool
+    """Whether training scales, by 1 / (1 - T / 2**32), or else inference, by 1 - T / 2**32."""
+    training: bool = True
+    """Whether elements are dropped."""
+
+    def factors(self) -> Vector | None:
+        """Return the factors of the kept elements, 0 where none is kept; None where all are 1."""
+        if self.inverted != self.training:
+            return None
+        keep_probs = keep_probs_of(self.thresholds)
+        if not self.training:
+            return keep_probs
+        return np.divide(1.0, keep_probs, out=np.zeros_like(keep_probs), where=keep_probs > 0)
 
 
 def is_array(p: object) -> bool:
@@ -39,10 +50,10 @@ def probabilities(p: object) -> float | Vector:
     """Return p as a float, or as an array of float64 on the host, from 0 to 1."""
     if type(p) is float or not is_array(p):
         return _checks.probability(p)
-    values = _device.to_host(_checks.array(p, "p")).astype(np.float64)
-    inside = (values >= 0.0) & (values <= 1.0)
-    if not inside.all():
-        place = tuple(np.argwhere(~inside)[0].tolist())
+    given = _checks.array(p, "p")
+    values = (given if _device.on_host(given) else _device.to_host(given)).astype(np.float64, copy=False)
+    if values.size and not (values.min() >= 0.0 and values.max() <= 1.0):  # a NaN is neither
+        place = tuple(np.argwhere(~((values >= 0.0) & (values <= 1.0)))[0].tolist())
         raise ValueError(
             f"p must have the probabilities of dropping elements, from 0 to 1; got {float(values[place])} at "
             f"{place}. Use np.clip(p, 0, 1) if it is a matter of rounding."
@@ -63,7 +74,8 @@ def aligned(p: Vector, mask_shape: Shape) -> Vector:
 
 def thresholds_of(p: Vector) -> Vector:
     """T = round(p * 2**32) of each, as float64, which holds it exactly."""
-    return np.asarray(np.rint(p * 2.0**32))
+    thresholds = np.multiply(p, 2.0**32, out=_pool.empty(p.shape, np.dtype(np.float64)))
+    return np.asarray(np.rint(thresholds, out=thresholds))
 
 
 def keep_probs_of(thresholds: Vector) -> Vector:
@@ -71,18 +83,13 @@ def keep_probs_of(thresholds: Vector) -> Vector:
     return np.asarray(1.0 - thresholds * 2.0**-32)
 
 
-def factors_of(thresholds: Vector) -> Vector:
-    """Factors of the kept elements with inverted scaling; 0 where none is kept."""
-    keep_probs = keep_probs_of(thresholds)
-    return np.divide(1.0, keep_probs, out=np.zeros_like(keep_probs), where=keep_probs > 0)
-
-
 def folded(values: Vector, shape: Shape) -> tuple[tuple[int, int, int], Vector]:
     """Return the shape (outer, C, inner) of a C-ordered x of which numbers follow the second axis, and those."""
     long = [axis for axis, n in enumerate(values.shape) if n > 1]
     first, stop = long[0], long[-1] + 1
     fold = math.prod(shape[:first]), math.prod(shape[first:stop]), math.prod(shape[stop:])
-    return fold, np.broadcast_to(values, (*values.shape[:first], *shape[first:stop], *values.shape[stop:])).reshape(-1)
+    whole = *values.shape[:first], *shape[first:stop], *values.shape[stop:]
+    return fold, (values if values.shape == whole else np.broadcast_to(values, whole)).reshape(-1)
 
 
 def placed(values: Array, like: Array) -> Array:

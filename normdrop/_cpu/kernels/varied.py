@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from normdrop._cpu.kernels.mask_law import PAIR
+from normdrop._cpu.kernels.mask_law import PAIR, draw, kept
 from normdrop._cpu.kernels.mask_pieces import share
-from normdrop._cpu.kernels.uniform import draw_numbers
+from normdrop._cpu.kernels.varied_law import kept_where
 from normdrop._cpu.kinds import Index, Memory, Table
 from normdrop._cpu.lanes.bits import keep, store_bits
 from normdrop._cpu.lanes.choosing import less
@@ -20,140 +20,173 @@ from normdrop._cpu.lanes.memory import (
     load,
     load_part,
     pointer,
+    splat_for,
     store,
     store_part,
 )
 from normdrop._cpu.lanes.narrowing import as_values_of
 from normdrop._cpu.lanes.simd import LANES, splat
-from normdrop._cpu.lanes.streaming import fence, should_stream, store_or_stream
+from normdrop._cpu.lanes.streaming import (
+    fence,
+    prefetch_distance,
+    prefetch_pays,
+    prefetch_range,
+    should_stream,
+    store_or_stream,
+)
 from normdrop._cpu.toolchain.launch import helper, kernel
 from normdrop._cpu.tuning import CHUNK, READ_ONCE
 
-PIECE = 4 * PAIR  # elements whose numbers, T and factors stay in the first-level cache
-_ROW = PIECE + LANES  # a run may be written up to 15 beyond its end
-WORK = 3 * _ROW
+WORK = 2 * (PAIR + LANES)  # T and factors of a pair of groups; a run may be written up to 15 beyond its end
 
+_ALL = 2.0**32  # T that drops everything
 _UNIT = 2.0**-32
 
 
 @helper
-def _repeat(to: Any, values: Any, run: Any) -> None:
-    """Set to = (T, factors) of elements start ... stop - 1 from values of channels; runs of one channel, in order.
+def _repeat(own: Any, thresholds: Any, factors: Any, run: Any) -> None:
+    """Set own = (T, factors) of elements start ... stop - 1 from those of channels, which come in runs.
 
     run = (start, stop, channels, elements of a run).
     """
     start, stop, n_channels, inner = run
-    thresholds, factors = values
-    to_t, to_f = to
+    own_t, own_f = own
     i, place = start, start // inner
     while i < stop:
         end = min(place * inner + inner, stop)
-        t, f = splat(element(thresholds, place % n_channels)), splat(element(factors, place % n_channels))
+        channel = place % n_channels
+        t, f = splat(element(thresholds, channel)), splat(element(factors, channel))
         for k in range(i - start, end - start, LANES):
-            store(to_t, k, t)
-            store(to_f, k, f)
+            store(own_t, k, t)
+            store(own_f, k, f)
         i, place = end, place + 1
 
 
 @helper
-def _copy(to: Any, values: Any, at: Index, n: Index) -> None:
-    """Set to = (T, factors) of n elements that lie side by side from `at` on."""
-    thresholds, factors = values
-    to_t, to_f = to
-    for k in range(0, n - LANES + 1, LANES):
-        store(to_t, k, load(thresholds, at + k))
-        store(to_f, k, load(factors, at + k))
-    k = n - n % LANES
-    if k < n:
-        store(to_t, k, load_part(thresholds, at + k, at, at + n))
-        store(to_f, k, load_part(factors, at + k, at, at + n))
-
-
-@helper
-def _divide(to: Any, thresholds: Any, at: Index, n: Index, inverted: Index) -> None:
-    """As `_copy`, with factors 1 / (1 - T / 2**32), or 1."""
-    to_t, to_f = to
-    scale = _UNIT if inverted != 0 else 0.0
+def _divide(own: Any, thresholds: Any, at: Index, n: Index, inverted: Index) -> None:
+    """Set own = (T, factors) of n elements from `at` on, the factors 1 / (1 - T / 2**32), or 1."""
+    own_t, own_f = own
+    unit = _UNIT if inverted != 0 else 0.0
     for k in range(0, n - LANES + 1, LANES):
         t = load(thresholds, at + k)
-        store(to_t, k, t)
-        store(to_f, k, 1.0 / (1.0 - t * scale))
+        store(own_t, k, t)
+        store(own_f, k, 1.0 / (1.0 - t * unit))
     k = n - n % LANES
     if k < n:
         t = load_part(thresholds, at + k, at, at + n)
-        store(to_t, k, t)
-        store(to_f, k, 1.0 / (1.0 - t * scale))
+        store(own_t, k, t)
+        store(own_f, k, 1.0 / (1.0 - t * unit))
 
 
 @helper
-def _drop(y: Memory, x: Memory, run: Any, numbers: Any, law: Any) -> None:
-    """y = factor * x where the number is above T, else +0; run = (start, stop, whether streamed)."""
-    start, stop, streaming = run
-    t, f = law
-    for i in range(start, stop - LANES + 1, LANES):
-        k = i - start
-        bits = less(load(t, k), load(numbers, k))
-        store_or_stream(y, i, keep(bits, load(x, i) * as_values_of(x, load(f, k))), streaming)
-    i = stop - (stop - start) % LANES
-    if i < stop:
-        k = i - start
-        bits = less(load(t, k), load(numbers, k))
-        store_part(y, i, keep(bits, load_part(x, i, i, stop) * as_values_of(x, load(f, k))), i, stop)
+def _keep_four(y: Memory, x: Memory, i: Index, bits: Any, law: Any) -> None:
+    """y = factor * x where kept, else +0, on 64 elements from i; law = (factors, place in them, whether streamed)."""
+    f, k, streaming = law
+    x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
+    store_or_stream(y, i, keep(bits[0], x0 * as_values_of(x, load(f, k))), streaming)
+    store_or_stream(y, i + LANES, keep(bits[1], x1 * as_values_of(x, load(f, k + LANES))), streaming)
+    store_or_stream(y, i + 2 * LANES, keep(bits[2], x2 * as_values_of(x, load(f, k + 2 * LANES))), streaming)
+    store_or_stream(y, i + 3 * LANES, keep(bits[3], x3 * as_values_of(x, load(f, k + 3 * LANES))), streaming)
 
 
-@kernel("oinnnddnnnP")
+@helper
+def _keep_pair(y: Memory, x: Memory, i: Index, n: Index, bits: Any, law: Any) -> None:
+    """As `_keep_four` on what there is of 256 elements."""
+    f, k, streaming = law
+    if i + PAIR <= n:
+        _keep_four(y, x, i, bits[:4], law)
+        _keep_four(y, x, i + 4 * LANES, bits[4:8], (f, k + 4 * LANES, streaming))
+        _keep_four(y, x, i + 8 * LANES, bits[8:12], (f, k + 8 * LANES, streaming))
+        _keep_four(y, x, i + 12 * LANES, bits[12:], (f, k + 12 * LANES, streaming))
+    else:
+        for v in range(PAIR // LANES):
+            j = i + v * LANES
+            if j < n:
+                values = load_part(x, j, j, n) * as_values_of(x, load(f, k + v * LANES))
+                store_part(y, j, keep(bits[v], values), j, n)
+
+
+@helper
+def _keep_same(y: Memory, x: Memory, i: Index, draws: Any, law: Any) -> None:
+    """y = factor * x where kept, else +0, on 128 elements of one channel; law = (T < 2**32, factor, whether streamed)."""
+    threshold, factor, streaming = law
+    f = splat_for(x, factor)
+    for k in range(4):
+        low, high = kept(draws[k], threshold)
+        j = i + 2 * LANES * k
+        store_or_stream(y, j, keep(low, load(x, j) * f), streaming)
+        store_or_stream(y, j + LANES, keep(high, load(x, j + LANES) * f), streaming)
+
+
+@helper
+def _keep_none(y: Memory, x: Memory, i: Index, streaming: Any) -> None:
+    """y = +0 on 256 elements."""
+    zeros = splat_for(x, 0.0)
+    for k in range(0, PAIR, LANES):
+        store_or_stream(y, i + k, zeros, streaming)
+
+
+@kernel("oinnnPPnnnP")
 def dropout_varied(
-    y: Memory, x: Memory, key0: Any, key1: Any, call: Index, thresholds: Memory, factors: Memory, n_channels: Index,
+    y: Memory, x: Memory, key0: Any, key1: Any, call: Index, thresholds: Table, factors: Table, n_channels: Index,
     inner: Index, inverted: Index, work: Table,
 ) -> None:  # fmt: skip
-    """y[a, c, b] = factor[c] * x[a, c, b] where the number is above T[c], else +0; flat. Parallel over workers.
+    """y[a, c, b] = factor[c] * x[a, c, b] where the law keeps with T[c], else +0; flat. Parallel over workers.
 
-    With inner = 1 the channels' numbers are repeated up to PIECE beyond the last; without factors there is one a = 0.
+    With inner = 1 the channels' numbers are repeated up to PAIR beyond the last; without factors there is one a = 0.
     """
     n, n_workers = x.size, work.shape[0]
     for worker in prange(n_workers):
-        numbers, first = pointer(work, worker * WORK), worker * WORK + _ROW
-        law = pointer(work, first), pointer(work, first + _ROW)
+        own_t, own_f = pointer(work, worker * WORK), pointer(work, worker * WORK + PAIR + LANES)
+        all_t, all_f = pointer(thresholds, 0), pointer(factors, 0)
         to, source = pointer(y, 0), pointer(x, 0)
         streaming = should_stream(y, x, READ_ONCE) and address(y) % STREAM_ALIGNMENT == 0
-        task, end = share(worker, n_workers, (n + PIECE - 1) // PIECE)
-        for start in range(task * PIECE, min(end * PIECE, n), PIECE):
-            stop = min(start + PIECE, n)
-            draw_numbers(numbers, start // PAIR, (stop - start + PAIR - 1) // PAIR, (key0, key1), call)
-            if inner > 1:
-                _repeat(law, (thresholds, factors), (start, stop, n_channels, inner))
-            elif factors.size > 0:
-                _copy(law, (thresholds, factors), start % n_channels, stop - start)
+        far, divided = prefetch_pays(x), factors.size == 0
+        pair, end = share(worker, n_workers, (n + PAIR - 1) // PAIR)
+        for first in range(pair * PAIR, min(end * PAIR, n), PAIR):
+            stop = min(first + PAIR, n)
+            if far:
+                prefetch_range(source, first + prefetch_distance(source), PAIR)
+            if inner >= PAIR and first % inner + PAIR <= inner:  # of one channel
+                channel = first // inner % n_channels
+                t = element(all_t, channel)
+                if t < _ALL:
+                    law = np.uint64(t), element(all_f, channel), streaming
+                    draws = draw(first // PAIR, call, key0, key1, law[0])
+                    _keep_same(to, source, first, draws[:4], law)
+                    _keep_same(to, source, first + PAIR // 2, draws[4:], law)
+                else:
+                    _keep_none(to, source, first, streaming)
             else:
-                _divide(law, thresholds, start, stop - start, inverted)
-            _drop(to, source, (start, stop, streaming), numbers, law)
+                limits, scales, at = own_t, own_f, 0
+                if inner > 1:
+                    _repeat((own_t, own_f), all_t, all_f, (first, stop, n_channels, inner))
+                elif divided:
+                    _divide((own_t, own_f), all_t, first, stop - first, inverted)
+                else:
+                    limits, scales, at = all_t, all_f, first % n_channels
+                bits = kept_where(first // PAIR, call, key0, key1, limits, at)
+                _keep_pair(to, source, first, n, bits, (scales, at, streaming))
         fence()
 
 
-@kernel("MdqnnP")
-def keep_varied(
-    mask: Memory, thresholds: Memory, keys: Memory, length: Index, call: Index, work: Table
-) -> None:
-    """mask[n, j] = whether the number of element j under key n is above T[n, j]; flat. Parallel over workers."""
+@kernel("MPLnn")
+def keep_varied(mask: Memory, thresholds: Table, keys: Memory, length: Index, call: Index) -> None:
+    """mask[n, j] = whether element j under key n is kept with T[n, j]; flat, T with PAIR more. Parallel over pairs."""
     per_sample = (length + PAIR - 1) // PAIR
-    n_pairs, n_workers = per_sample * (keys.size // 2), work.shape[0]
-    for worker in prange(n_workers):
-        numbers, to, limits = pointer(work, worker * WORK), pointer(mask, 0), pointer(thresholds, 0)
-        first, end = share(worker, n_workers, n_pairs)
-        for p in range(first, end):
-            sample = p // per_sample
-            pair = p - sample * per_sample
-            draw_numbers(numbers, pair, 1, (keys[2 * sample], keys[2 * sample + 1]), call)
-            start = sample * length + pair * PAIR
-            n = min(PAIR, length - pair * PAIR)
-            for k in range(0, n - LANES + 1, LANES):
-                store_bits(to, start + k, less(load(limits, start + k), load(numbers, k)))
-            k = n - n % LANES
-            if k < n:
-                i = start + k
-                bits = np.uint32(less(load_part(limits, i, i, start + n), load(numbers, k)))
-                for e in range(n - k):
-                    mask[i + e] = (bits >> np.uint32(e)) & np.uint32(1) != 0
+    for p in prange(per_sample * keys.shape[0]):
+        sample = p // per_sample
+        pair = p - sample * per_sample
+        start, n = sample * length + pair * PAIR, min(PAIR, length - pair * PAIR)
+        to = pointer(mask, 0)
+        bits = kept_where(pair, call, keys[sample, 0], keys[sample, 1], pointer(thresholds, 0), start)
+        for v in range((n + LANES - 1) // LANES):
+            i = start + v * LANES
+            if v * LANES + LANES <= n:
+                store_bits(to, i, bits[v])
+            else:
+                for e in range(n - v * LANES):
+                    mask[i + e] = (np.uint32(bits[v]) >> np.uint32(e)) & np.uint32(1) != 0
 
 
 @helper
