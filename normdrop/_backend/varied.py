@@ -19,9 +19,7 @@ from normdrop._backend.contracts import (
 )
 
 
-def dropout_varied(
-    y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool
-) -> None:
+def dropout_varied(y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool) -> None:
     """y = x / (1 - T / 2**32) or x where the mask law keeps with T of the channel."""
     batch(x)
     result("y", y, x.shape, x.dtype, x)

@@ -23,9 +23,7 @@ _BOOL = np.dtype(np.bool_)
 _NONE = np.empty(0)
 
 
-def dropout_varied(
-    y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool
-) -> None:
+def dropout_varied(y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool) -> None:
     """y = x / (1 - T / 2**32) or x where the mask law keeps with T of the channel, else +0.
 
     Where channels lie side by side, their numbers are repeated, so that each task finds its own in one run. Where

@@ -15,9 +15,7 @@ def _scaled(x: Array, factors: Vector) -> Array:
     return product
 
 
-def dropout_varied(
-    y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool
-) -> None:
+def dropout_varied(y: Array, x: Array, thresholds: Vector, key: tuple[int, int], call: int, inverted: bool) -> None:
     """Set y[a, c, b] = x[a, c, b] / (1 - T / 2**32), or x alone, where its number is T = thresholds[c] or more.
 
     Elsewhere it is +0. x is in C order; a number is that of the mask law.

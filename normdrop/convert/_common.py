@@ -189,3 +189,12 @@ def arrays_of(layer: BatchNorm, theirs: Sequence[str], policy: Policy) -> dict[s
     if theirs[3] in found:
         found[theirs[3]] = policy.converted(found[theirs[3]])
     return found
+
+
+def rate_of(layer: Dropout, library: str) -> float:
+    """Return the p of a layer that the library has, too: one number."""
+    if not isinstance(layer.p, float):
+        raise ValueError(
+            f"layer must have one number as p, as {library} has; got {_checks.kind(layer.p)}. Set layer.p to a number."
+        )
+    return layer.p

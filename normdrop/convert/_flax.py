@@ -105,7 +105,7 @@ def to_flax(layer: BatchNorm | Dropout, *, n: int | None = None) -> Exported:
     """
     layer = _common.checked(layer, "Flax")
     if isinstance(layer, Dropout):
-        return Exported({"rate": layer.p, "broadcast_dims": layer.shared_axes}, {})
+        return Exported({"rate": _common.rate_of(layer, "Flax"), "broadcast_dims": layer.shared_axes}, {})
     if not layer.track_running_stats:
         raise ValueError("layer must have running statistics, as all of Flax have; got track_running_stats=False")
     options = {"axis": layer.channel_axis, "momentum": _common.momentum_of(layer, "Flax"), "epsilon": layer.eps}

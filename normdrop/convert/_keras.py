@@ -127,7 +127,7 @@ def to_keras(layer: BatchNorm | Dropout, *, ndim: int | None = None, n: int | No
     """
     layer, arrays = _common.checked(layer, "Keras", renorm=True), _checks.flag(arrays, "arrays")
     if isinstance(layer, Dropout):
-        found = Exported({"rate": layer.p, "noise_shape": _noise_shape(layer, ndim)}, {})
+        found = Exported({"rate": _common.rate_of(layer, "Keras"), "noise_shape": _noise_shape(layer, ndim)}, {})
     else:
         found = _exported(layer, n)
     if arrays:

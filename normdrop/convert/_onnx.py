@@ -115,7 +115,7 @@ def to_onnx(layer: BatchNorm | Dropout, *, n: int | None = None) -> Exported:
     if isinstance(layer, Dropout):
         if layer.shared_axes:
             raise ValueError(f"layer must drop elements, as ONNX does; got shared_axes={layer.shared_axes}")
-        return Exported({}, {"ratio": np.array(layer.p, np.float32)})
+        return Exported({}, {"ratio": np.array(_common.rate_of(layer, "ONNX"), np.float32)})
     if layer.channel_axis != 1:
         raise ValueError(f"layer must have its channels on axis 1, as ONNX does; got {layer.channel_axis}")
     if not layer.track_running_stats:

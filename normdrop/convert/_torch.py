@@ -141,7 +141,7 @@ def to_torch(layer: BatchNorm | Dropout, *, ndim: int | None = None, n: int | No
                 f"layer must be a Dropout1d, Dropout2d or Dropout3d to share axes in PyTorch; got shared_axes="
                 f"{layer.shared_axes}"
             )
-        found = Exported({"p": layer.p}, {})
+        found = Exported({"p": _common.rate_of(layer, "PyTorch")}, {})
     else:
         name = _common.kind_of(layer, "normdrop", _NORMS) or _RANKS.get(ndim or 0)
         found = _exported(layer, n)

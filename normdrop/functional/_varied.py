@@ -61,6 +61,11 @@ def probabilities(p: object) -> float | Vector:
     return values if values.ndim else float(values)
 
 
+def realized(p: float | Vector) -> float | Vector:
+    """Return the probabilities that p realizes, T / 2**32."""
+    return round(p * 2.0**32) / 2.0**32 if isinstance(p, float) else np.rint(p * 2.0**32) * 2.0**-32
+
+
 def aligned(p: Vector, mask_shape: Shape) -> Vector:
     """Return p with as many axes as the mask, after checking that it can be broadcast to its shape."""
     shape = (1,) * (len(mask_shape) - p.ndim) + p.shape

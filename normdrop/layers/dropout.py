@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, functional
+from normdrop import _checks, _state, functional
 from normdrop.functional._masking import SCALINGS, DropoutContext, Mask, Scaling
+from normdrop.functional._varied import realized
+from normdrop.layers import given_p
 from normdrop.layers.attributes import Fixed, Option
 from normdrop.layers.base import Array, Layer
+from normdrop.layers.given_p import Probability
 from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
@@ -25,8 +28,10 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability of dropping an element, from 0 to 1. May be changed later through the attribute.
+    p : float, ndarray of floats, or callable, default 0.5
+        Probability of dropping an element, from 0 to 1. An array is broadcast to the mask, whose shape is that of the
+        input with 1 on the shared axes; a copy is kept. A callable is a schedule: it is given the number of training
+        passes so far, 0 for the first, and returns p. May be changed later through the attribute.
     shared_axes : int or tuple of int, default ()
         Axes along which all elements share one mask element: ``(2, 3)`` drops whole channels of (N, C, H, W), ``1``
         locks the mask along the time axis of (N, T, D).
@@ -39,6 +44,10 @@ class Dropout(Layer):
 
     Attributes
     ----------
+    realized_p : float or ndarray of float64
+        Probability that is realized now: p rounded to a multiple of 2**-32.
+    step : int
+        Number of training passes under a schedule so far.
     stream : MaskStream
         Key and call number of the next mask.
     training : bool
@@ -55,6 +64,10 @@ class Dropout(Layer):
 
     Dropped elements are set to +0, so a NaN or infinity there disappears. The mask depends on key, call, index and p
     alone.
+
+    A schedule moves on by one step with each training pass, with a given mask, too; not with one that fails or is of
+    nothing, not in inference, and not within `normdrop.sampling`. It cannot be pickled if it is a lambda: use a function
+    of a module, or an object with ``__call__``.
 
     References
     ----------
@@ -74,11 +87,21 @@ class Dropout(Layer):
     True
     >>> layer.eval()(np.ones(3))
     array([1., 1., 1.])
+
+    A p for each feature, and one that rises over 1000 passes:
+
+    >>> layer = normdrop.Dropout(np.array([0.0, 0.25, 0.5]), rng=0)
+    >>> layer.realized_p
+    array([0.  , 0.25, 0.5 ])
+    >>> layer.p = lambda step: min(step / 1000, 1.0) / 2
+    >>> y = layer(np.ones((2, 3)))
+    >>> layer.step, round(layer.realized_p, 6)
+    (1, 0.0005)
     """
 
     def __init__(
         self,
-        p: float = 0.5,
+        p: Probability = 0.5,
         *,
         shared_axes: int | Iterable[int] = (),
         scaling: Scaling = "inverted",
@@ -87,14 +110,27 @@ class Dropout(Layer):
         super().__init__()
         self.p = p
         own = vars(self)
+        own.update(step=0, counting=True)
         own["shared_axes"] = _checks.axes(shared_axes)
         own["scaling"] = _checks.choice(scaling, "scaling", SCALINGS)
         self.stream = as_stream(rng)  # last: it may draw from rng
 
-    p = Option(_checks.probability, "Probability of dropping an element.")
+    p = Option[Any](given_p.taken, "Probability of dropping an element: a number, an array or a schedule.")
+    step = Option(given_p.check_step, "Number of training passes under a schedule so far.")
+    counting = Option(lambda value: _checks.flag(value, "counting"), "Whether training passes move a schedule on.")
     stream = Option(check_stream, "Key and call number of the next mask.")
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
+
+    @property
+    def realized_p(self) -> float | npt.NDArray[np.float64]:
+        """Probability that is realized now, T / 2**32 of the mask law."""
+        return realized(given_p.at(self.p, self.step))
+
+    def _p_for(self, x: Array) -> Any:
+        """Return p for this input, now."""
+        own = vars(self)
+        return own["p"] if type(own["p"]) is float else given_p.at(own["p"], own["step"])
 
     def _axes(self, x: Array) -> tuple[int, ...]:  # subclasses check its rank
         """Shared axes for this input."""
@@ -167,7 +203,7 @@ class Dropout(Layer):
         if not own["training"]:
             if mask is not None:
                 raise ValueError("mask is for training; inference drops nothing. Call train() or leave out mask.")
-            y, context = functional.dropout_inference(x, own["p"], scaling=own["scaling"], out=out)
+            y, context = functional.dropout_inference(x, self._p_for(x), scaling=own["scaling"], out=out)
             if not return_context:
                 self._keep(context, asked=False)
             return (y, context) if return_context else y
@@ -177,11 +213,11 @@ class Dropout(Layer):
                 "use an array with the samples first"
             )
         stream = own["stream"] if mask is None else None
-        waiting, made = self._passes.waiting, None
+        waiting, made, n_counted = self._passes.waiting, None, 0
         try:  # all or nothing, whatever interrupts it
             y, made = functional.dropout(
                 x,
-                own["p"],
+                self._p_for(x),
                 shared_axes=axes,
                 scaling=own["scaling"],
                 rng=stream,
@@ -189,12 +225,17 @@ class Dropout(Layer):
                 sample_ids=sample_ids,
                 out=out,
             )
+            if x.size and own["counting"] and given_p.is_schedule(own["p"]):
+                given_p.count(own, 1)
+                n_counted = 1
             if return_context:
                 return y, made
             self._keep(made, asked=x.size > 0)
             return y
         except BaseException:
             self._passes.waiting = waiting
+            if n_counted:
+                given_p.count(own, -n_counted)
             if made is not None and stream is not None and x.size:
                 stream.give_back(made.call)
             raise
@@ -244,29 +285,46 @@ class Dropout(Layer):
         return dx
 
     def state_dict(self) -> dict[str, Array]:
-        """Return key and call of the stream.
+        """Return key and call of the stream, and the step of a schedule.
 
         Returns
         -------
         dict
-            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
+            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()); if p is a schedule, ``step`` (int64, shape ()).
         """
-        return self.stream.state_dict()
+        state = self.stream.state_dict()
+        return state | {"step": np.array(self.step, np.int64)} if given_p.is_schedule(self.p) else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over key and call.
+        """Take over key and call, and the step of a schedule.
 
         Parameters
         ----------
         state : mapping
             Exactly the entries of `state_dict`.
         """
-        self.stream.load_state_dict(state)
+        if not given_p.is_schedule(self.p):
+            self.stream.load_state_dict(state)
+            return
+        _state.check_keys(state, ("key", "call", "step"))
+        step = given_p.check_step(int(_state.entry(state, "step", (), "iu")))
+        stream = self.stream, {name: state[name] for name in ("key", "call")}
+        _state.assign({}, {}, self, {"step": step}, stream)
+
+    def _sample(self) -> bool:
+        self.counting = False
+        return super()._sample()
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__({"step": 0, "counting": True} | dict(state))  # pickles from before schedules have neither
+        p = vars(self).get("p")
+        if isinstance(p, np.ndarray):
+            p.flags.writeable = False
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}(p={self.p}{self._options()}, scaling={self.scaling!r}, rng={self.stream!r}, "
-            f"training={self.training})"
+            f"{type(self).__name__}(p={given_p.text(self.p, self.step)}{self._options()}, scaling={self.scaling!r}, "
+            f"rng={self.stream!r}, training={self.training})"
         )
 
     def _options(self) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from normdrop import _checks
 from normdrop.functional._masking import Scaling
 from normdrop.layers.attributes import Fixed
 from normdrop.layers.base import Array
 from normdrop.layers.dropout import Dropout
+from normdrop.layers.given_p import Probability
 from normdrop.random import RNG
 
 
@@ -19,7 +22,7 @@ class _ChannelDropout(Dropout):
     _shape: ClassVar[str]
 
     def __init__(
-        self, p: float = 0.5, *, channel_axis: int = 1, scaling: Scaling = "inverted", rng: RNG = None
+        self, p: Probability = 0.5, *, channel_axis: int = 1, scaling: Scaling = "inverted", rng: RNG = None
     ) -> None:
         axis = _checks.axis(channel_axis, "channel_axis", self._ndim)
         batch_axis = 1 if axis == 0 else 0
@@ -39,6 +42,18 @@ class _ChannelDropout(Dropout):
         )
         return self.shared_axes
 
+    def _p_for(self, x: Array) -> Any:
+        p = super()._p_for(x)
+        if not isinstance(p, np.ndarray) or p.ndim != 1:
+            return p
+        axis = self.channel_axis
+        if p.shape != (x.shape[axis],):
+            raise ValueError(
+                f"p has one axis, and so must have one number for each of the {x.shape[axis]} channels of x; got shape "
+                f"{p.shape}. Give it the axes of x for anything else."
+            )
+        return p.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+
     def _options(self) -> str:
         return f", channel_axis={self.channel_axis}"
 
@@ -52,8 +67,9 @@ class Dropout1d(_ChannelDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability of dropping a channel, from 0 to 1.
+    p : float, ndarray of floats, or callable, default 0.5
+        Probability of dropping a channel, from 0 to 1. An array of one axis has one number for each channel, others
+        are broadcast to the mask; a callable is a schedule. See `Dropout`.
     channel_axis : int, default 1
         Axis of the channels; the batch axis is the first of the others.
     scaling : {"inverted", "original"}, default "inverted"
@@ -91,8 +107,9 @@ class Dropout2d(_ChannelDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability of dropping a channel, from 0 to 1.
+    p : float, ndarray of floats, or callable, default 0.5
+        Probability of dropping a channel, from 0 to 1. An array of one axis has one number for each channel, others
+        are broadcast to the mask; a callable is a schedule. See `Dropout`.
     channel_axis : int, default 1
         Axis of the channels, -1 for (N, H, W, C); the batch axis is the first of the others.
     scaling : {"inverted", "original"}, default "inverted"
@@ -127,8 +144,9 @@ class Dropout3d(_ChannelDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability of dropping a channel, from 0 to 1.
+    p : float, ndarray of floats, or callable, default 0.5
+        Probability of dropping a channel, from 0 to 1. An array of one axis has one number for each channel, others
+        are broadcast to the mask; a callable is a schedule. See `Dropout`.
     channel_axis : int, default 1
         Axis of the channels; the batch axis is the first of the others.
     scaling : {"inverted", "original"}, default "inverted"

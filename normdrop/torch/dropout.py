@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
+from normdrop import _checks
 from normdrop.random import RNG, MaskStream, as_stream
 from normdrop.torch import functional
 
@@ -31,6 +33,8 @@ class _Dropout(torch.nn.modules.dropout._DropoutNd):
         generator: torch.Generator | None = None,
         rng: RNG = None,
     ) -> None:
+        if isinstance(p, np.ndarray) or callable(p):
+            _checks.probability(p)  # raises
         super().__init__(p, inplace)
         generator, stream = source_of(generator, rng)
         if generator is not None:
