@@ -47,8 +47,8 @@ def probability(p: object) -> float:
     """Return the dropout probability as a float in [0, 1]."""
     if isinstance(p, np.ndarray) or callable(p):
         raise TypeError(
-            f"p must be one number here, the probability of dropping an element, from 0 to 1; got {kind(p)}. Arrays are "
-            "for functional.dropout and for the layers Dropout, Dropout1d and so on; functions of the step for those "
+            f"p must be one number here, the probability of dropping an element, from 0 to 1; got {kind(p)}. Arrays "
+            "are for functional.dropout and for the layers Dropout, Dropout1d and so on; functions of the step for those "
             "layers alone."
         )
     number = p if type(p) is float else real(p, "p", "the probability of dropping an element, from 0 to 1")

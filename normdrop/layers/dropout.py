@@ -66,8 +66,8 @@ class Dropout(Layer):
     alone.
 
     A schedule moves on by one step with each training pass, with a given mask, too; not with one that fails or is of
-    nothing, not in inference, and not within `normdrop.sampling`. It cannot be pickled if it is a lambda: use a function
-    of a module, or an object with ``__call__``.
+    nothing, not in inference, and not within `normdrop.sampling`. It cannot be pickled if it is a lambda: use a
+    function of a module, or an object with ``__call__``.
 
     References
     ----------

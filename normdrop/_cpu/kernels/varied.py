@@ -108,7 +108,7 @@ def _keep_pair(y: Memory, x: Memory, i: Index, n: Index, bits: Any, law: Any) ->
 
 @helper
 def _keep_same(y: Memory, x: Memory, i: Index, draws: Any, law: Any) -> None:
-    """y = factor * x where kept, else +0, on 128 elements of one channel; law = (T < 2**32, factor, whether streamed)."""
+    """y = factor * x where kept, else +0, on 128 elements of a channel; law = (T < 2**32, factor, whether streamed)."""
     threshold, factor, streaming = law
     f = splat_for(x, factor)
     for k in range(4):
