@@ -43,14 +43,19 @@ def real(value: object, name: str, remedy: str) -> float:
     return number
 
 
-def probability(p: object) -> float:
-    """Return the dropout probability as a float in [0, 1]."""
+def no_array_of_p(p: object) -> None:
+    """Refuse a p that varies where it cannot."""
     if isinstance(p, np.ndarray) or callable(p):
         raise TypeError(
             f"p must be one number here, the probability of dropping an element, from 0 to 1; got {kind(p)}. Arrays "
-            "are for functional.dropout and for the layers Dropout, Dropout1d and so on; functions of the step for those "
-            "layers alone."
+            "are for functional.dropout and for the layers Dropout, Dropout1d and so on, schedules for those layers."
         )
+
+
+def probability(p: object) -> float:
+    """Return the dropout probability as a float in [0, 1]."""
+    if type(p) is not float:
+        no_array_of_p(p)
     number = p if type(p) is float else real(p, "p", "the probability of dropping an element, from 0 to 1")
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"p must be the probability of dropping an element, from 0 to 1; got {p!r}")

@@ -153,9 +153,9 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     True
     """
     x = _checks.array(x, "x")
-    given, scaling = _varied.probabilities(p), _checks.choice(scaling, "scaling", SCALINGS)
+    given, chosen = _varied.probabilities(p), _checks.choice(scaling, "scaling", SCALINGS)
     axes = shared_axes_of(shared_axes, x.ndim)
-    threshold, scale, varied = law_for(given, x, axes, scaling)
+    threshold, scale, varied = law_for(given, x, axes, chosen)
     law = x.shape, x.dtype, threshold, scale, axes
     ids = sample_ids_of(sample_ids, x, axes)
     if mask is not None:

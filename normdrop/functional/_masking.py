@@ -101,7 +101,7 @@ def sample_ids_of(sample_ids: object, x: Array, shared_axes: tuple[int, ...]) ->
 
 
 @lru_cache(maxsize=256)
-def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
+def law_of(p: float, scaling: str) -> tuple[int, float]:
     """T, and the factor of the kept elements in training."""
     threshold = threshold_of(p)
     if scaling == "original":
@@ -111,7 +111,7 @@ def law_of(p: float, scaling: Scaling) -> tuple[int, float]:
 
 
 def law_for(
-    p: float | Vector, x: Array, shared_axes: tuple[int, ...], scaling: Scaling
+    p: float | Vector, x: Array, shared_axes: tuple[int, ...], scaling: str
 ) -> tuple[int, float, Varied | None]:
     """T and the factor of the kept elements in training for `x`, or those of each where p is an array."""
     varied = None

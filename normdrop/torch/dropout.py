@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from normdrop import _checks
@@ -33,8 +32,7 @@ class _Dropout(torch.nn.modules.dropout._DropoutNd):
         generator: torch.Generator | None = None,
         rng: RNG = None,
     ) -> None:
-        if isinstance(p, np.ndarray) or callable(p):
-            _checks.probability(p)  # raises
+        _checks.no_array_of_p(p)
         super().__init__(p, inplace)
         generator, stream = source_of(generator, rng)
         if generator is not None:

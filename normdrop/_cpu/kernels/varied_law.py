@@ -81,7 +81,7 @@ def kept_where(pair: Any, call: Any, key0: Any, key1: Any, limits: Any, at: Any)
     lasts = [np.full_like(counter, (call >> 32) ^ flip) for flip in (0, 1 << 31)]
     keys = np.uint64(key0), np.uint64(key1)
     highs, lows = (_philox.philox4x32(counter, block_high, call_low, last, *keys) for last in lasts)
-    found = []
+    found: list[Any] = []
     for group in range(2):
         lanes = slice(group * LANES, (group + 1) * LANES)
         for high, low in zip(highs, lows, strict=True):

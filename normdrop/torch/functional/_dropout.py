@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as peer
 
@@ -129,8 +128,7 @@ def _dropout(
     generator: torch.Generator | None,
     rng: RNG,
 ) -> torch.Tensor:
-    if isinstance(p, np.ndarray) or callable(p):
-        _checks.probability(p)  # raises
+    _checks.no_array_of_p(p)
     shared_axes = () if name == "dropout" else CHANNELS[name].get(x.dim())
     if not training or shared_axes is None or not is_served(x) or not 0.0 <= p <= 1.0:
         if training and x.numel() and not (generator is None and rng is None):
