@@ -23,6 +23,8 @@ from normdrop.layers import (
     Dropout1d,
     Dropout2d,
     Dropout3d,
+    GaussianDropout,
+    GaussianNoise,
     GhostBatchNorm,
     Layer,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "GaussianDropout",
+    "GaussianNoise",
     "GhostBatchNorm",
     "Layer",
     "MaskStream",

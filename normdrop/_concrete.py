@@ -13,7 +13,7 @@ import numpy as np
 
 from normdrop import _exponentials, _targets
 from normdrop._activations import ACTIVATIONS
-from normdrop._exponentials import exp, exponent, less, magnitude, power_of_two, where
+from normdrop._exponentials import atanh_rest, exp, exponent, less, magnitude, power_of_two, where
 
 CHUNK = 2048  # elements whose shares of the logit's gradient are summed as one; a multiple of 256
 LANES = 16  # sums of a chunk that are taken beside each other
@@ -34,14 +34,7 @@ def logit(a: Any) -> Any:
     k = where(small, k - 1.0, where(large, k + 1.0, k))
     b = where(small, b * 0.5, where(large, b + b, b))
     s = (a - b) / (a + b)
-    z = s * s
-    p = z * 0.1461645192038882 + 0.15331721419709152
-    p = p * z + 0.18182889130702387
-    p = p * z + 0.22222211134720407
-    p = p * z + 0.2857142862597594
-    p = p * z + 0.39999999999899505
-    p = p * z + 0.666666666666667
-    return k * _LN2_HIGH + (s + s + (s * z * p + k * _LN2_LOW))
+    return k * _LN2_HIGH + (s + s + (atanh_rest(s) + k * _LN2_LOW))
 
 
 def shares(a: Any, offset: Any, sharpness: Any) -> Any:

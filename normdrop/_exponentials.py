@@ -35,6 +35,11 @@ def clipped(u: Any, least: Any, most: Any) -> Any:
     return where(less(u, least), least, where(less(most, u), most, u))
 
 
+def horner(p: Any, x: Any, c: Any) -> Any:
+    """Return p * x + c, a step of Horner's rule, rounded twice."""
+    return p * x + c
+
+
 # The exponential function, for what is not positive.
 
 _LN2_HIGH, _LN2_LOW = 0.6931471805592082, 7.371002565167799e-13  # of 40 bits, so that products with them are exact
@@ -84,6 +89,21 @@ def magnitude(u: Any, most: Any) -> Any:
     """Return abs(u), and `most` of what is larger; a NaN stays."""
     t = where(less(u, 0.0), 0.0 - u, u)
     return where(less(most, t), most, t)
+
+
+# Logarithms are sums of a power of two's and of 2 * atanh((m - 1) / (m + 1)) of a number m near 1.
+
+
+def atanh_rest(s: Any) -> Any:
+    """Return 2 * atanh(s) - 2 * s, abs(s) <= 0.172."""
+    z = s * s
+    p = horner(0.1461645192038882, z, 0.15331721419709152)
+    p = horner(p, z, 0.18182889130702387)
+    p = horner(p, z, 0.22222211134720407)
+    p = horner(p, z, 0.2857142862597594)
+    p = horner(p, z, 0.39999999999899505)
+    p = horner(p, z, 0.666666666666667)
+    return s * z * p
 
 
 # The sigmoid's argument in the tanh form of GELU.

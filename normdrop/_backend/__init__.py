@@ -22,6 +22,7 @@ from normdrop._backend.fused import (
     batch_norm_act_backward,
     normalize_act,
 )
+from normdrop._backend.gaussian import gaussian_dropout, gaussian_noise
 from normdrop._backend.masked import (
     masked_batch_norm,
     masked_batch_norm_backward,
@@ -71,6 +72,8 @@ __all__ = [
     "dropout_varied",
     "enumerate_masks",
     "exact_sums",
+    "gaussian_dropout",
+    "gaussian_noise",
     "inference_vectors",
     "input_gradient",
     "keep_mask",

@@ -15,6 +15,7 @@ from normdrop._cpu.fused import (
     batch_norm_act_backward,
     normalize_act,
 )
+from normdrop._cpu.gaussian import gaussian_dropout, gaussian_noise
 from normdrop._cpu.launchers import (
     apply_mask,
     batch_norm,
@@ -62,6 +63,8 @@ __all__ = [
     "dropout_varied",
     "enumerate_masks",
     "exact_sums",
+    "gaussian_dropout",
+    "gaussian_noise",
     "inference_vectors",
     "input_gradient",
     "keep_mask",

@@ -15,6 +15,7 @@ from normdrop._cpu.kernels import (
     concrete,
     connections,
     drawn_masks,
+    gaussian,
     given_masks,
     input_gradients,
     masked_planes,
@@ -46,6 +47,8 @@ _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
         *_named([connections], "forward", "input_gradient", "weight_gradient"),
         drawn_masks.dropout,
     ],
+    "gaussian_dropout": [gaussian.gaussian_dropout, given_masks.mask_planes],
+    "gaussian_noise": [gaussian.gaussian_noise, given_masks.mask_planes],
     "batch_norm": [
         *_named(_ORDERS, "batch_norm", "backward", "gradients", "normalize"),
         *_named([planes], "batch_norm_in_blocks", "backward_in_blocks"),

@@ -21,6 +21,7 @@ POSITIONS, COLUMNS = 32 * LANES, 64 * LANES  # of dropout of exchanged axes: the
 
 MASK_PIECE = 1 << 12  # of a fused pass, whose mask stays in the first-level cache
 MASK_BUFFER = MASK_PIECE + (1 << 9)  # bytes: masks are drawn for 256 elements at a time, at both ends
+DRAWN = 1 << 11  # elements whose random numbers are drawn at once, and stay in the first-level cache; pairs of groups
 
 # Channels by planes.
 CHANNEL_SLAB = 1 << 22  # bytes of a channel's or a task's values that are still in a cache when they are read again

@@ -10,9 +10,11 @@ from normdrop import _concrete
 from normdrop._concrete import CHUNK, LANES, Relaxation
 from normdrop._cuda.activations import PRIMITIVES
 from normdrop._cuda.arrays import DeviceArray
+from normdrop._cuda.drawn_numbers import NO_FLIP, n_write_blocks, numbers, writer
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel, n_blocks
 from normdrop._cuda.launchers import key_word
 from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, numbers, words
+from normdrop._cuda.mask_law import FLIP, GROUP, RUN, words
 from normdrop._cuda.memory import as_stored, load, store
 from normdrop._cuda.scratch import scratch
 from normdrop._cuda.tiles import least
@@ -44,6 +46,7 @@ def concrete_forward(y: Any, x: Any, key: Any, call: Any, offset: Any, sharpness
         _write_two(y, x, i + 2 * RUN, w1, l1, offset, sharpness, scale)
         _write_two(y, x, i + 4 * RUN, w2, l2, offset, sharpness, scale)
         _write_two(y, x, i + 6 * RUN, w3, l3, offset, sharpness, scale)
+concrete_forward = writer("concrete_forward", _value)
 
 
 @helper
@@ -76,7 +79,7 @@ def concrete_backward(
         for first in range(start, least(start + CHUNK, x.size), GROUP):
             i = first + share % LANES
             b = np.uint64(first // GROUP * RUN + share % LANES)
-            w0, w1, w2, w3 = words(b, key, call, _NO_FLIP)
+            w0, w1, w2, w3 = words(b, key, call, NO_FLIP)
             l0, l1, l2, l3 = words(b, key, call, FLIP)
             total = _differentiate_two(total, dx, dy, x, i, w0, l0, offset, sharpness, scale, p)
             total = _differentiate_two(total, dx, dy, x, i + 2 * RUN, w1, l1, offset, sharpness, scale, p)
@@ -108,7 +111,7 @@ def add_chunks(dlogit: Any, sums: Any, n_chunks: Any) -> None:
 def concrete_dropout(y: DeviceArray, x: DeviceArray, relaxation: Relaxation) -> None:
     """y = x * (1 - z) / (1 - p), flat; +0 where 1 - z is 0."""
     law = key_word(relaxation.key), relaxation.call, *relaxation.constants()[:3]
-    concrete_forward(x.dtype, n_blocks(x.size, THREADS * RUNS), y, x, *law)
+    concrete_forward(x.dtype, n_write_blocks(x.size), y, x, *law)
 
 
 def concrete_dropout_backward(

@@ -31,6 +31,7 @@ from normdrop._reference.fused import (
     batch_norm_act_backward,
     normalize_act,
 )
+from normdrop._reference.gaussian import gaussian_dropout, gaussian_noise
 from normdrop._reference.masked import (
     masked_batch_norm,
     masked_batch_norm_backward,
@@ -82,6 +83,8 @@ __all__ = [
     "dropout_varied",
     "enumerate_masks",
     "exact_sums",
+    "gaussian_dropout",
+    "gaussian_noise",
     "inference_vectors",
     "input_gradient",
     "keep_mask",

@@ -33,6 +33,14 @@ from normdrop.functional._drop_connect import (
     drop_connect_inference,
 )
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
+from normdrop.functional._gaussian import (
+    GaussianDropoutContext,
+    GaussianNoiseContext,
+    gaussian_dropout,
+    gaussian_dropout_backward,
+    gaussian_noise,
+    gaussian_noise_backward,
+)
 from normdrop.functional._ghost import GhostBatchNormContext, ghost_batch_norm, ghost_batch_norm_backward
 from normdrop.functional._invariance import scale_invariance
 from normdrop.functional._masking import DropoutContext
@@ -48,6 +56,8 @@ __all__ = [
     "ConditionalBatchNormContext",
     "DropConnectContext",
     "DropoutContext",
+    "GaussianDropoutContext",
+    "GaussianNoiseContext",
     "GhostBatchNormContext",
     "InferenceContext",
     "act_dropout",
@@ -72,6 +82,10 @@ __all__ = [
     "dropout",
     "dropout_backward",
     "dropout_inference",
+    "gaussian_dropout",
+    "gaussian_dropout_backward",
+    "gaussian_noise",
+    "gaussian_noise_backward",
     "ghost_batch_norm",
     "ghost_batch_norm_backward",
     "scale_invariance",
@@ -89,6 +103,8 @@ for _context in (
     ConditionalBatchNormContext,
     DropConnectContext,
     DropoutContext,
+    GaussianDropoutContext,
+    GaussianNoiseContext,
     GhostBatchNormContext,
     InferenceContext,
 ):

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _backend, _checks, _device, _layout
+from normdrop import _backend, _checks, _device
 from normdrop._concrete import Relaxation
 from normdrop._passes import Pass
+from normdrop.functional._numbered import counted, flat
 from normdrop.random import RNG, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -125,29 +126,10 @@ def _forward(x: Array, relaxation: Relaxation, out: Array | None) -> tuple[Array
     walk = Pass(x, out)
     context = ConcreteDropoutContext(walk.kept(), relaxation)
     if x.size:
-        y, turn = _flat(walk)
-        _backend.concrete_dropout(y, _counted(walk.dense), relaxation)
+        y, turn = flat(walk)
+        _backend.concrete_dropout(y, counted(walk.dense), relaxation)
         turn()
     return walk.result(), context
-
-
-def _counted(x: Array) -> Array:
-    """Return the elements as the mask law counts them."""
-    return _layout.c_ordered(x).reshape(-1)
-
-
-def _flat(walk: Pass) -> tuple[Array, Any]:
-    """Return where to write the result as the mask law counts it, and what then brings it into the order of memory."""
-    shape, order = walk.dense.shape, walk.layout.order
-    walk.fold(tuple(shape[axis] for axis in order))
-    if walk.layout.is_c_order:
-        return walk.y.reshape(-1), lambda: None
-    y = _device.empty(shape, walk.y.dtype, walk.y)
-
-    def turn() -> None:
-        walk.y[...] = y.transpose(order)
-
-    return y.reshape(-1), turn
 
 
 def concrete_dropout_backward(
@@ -205,8 +187,8 @@ def concrete_dropout_backward(
     walk, dlogit = Pass(dy, out), _device.empty((1,), np.float64, dy)
     dlogit.fill(0.0)
     if dy.size:
-        dx, turn = _flat(walk)
-        _backend.concrete_dropout_backward(dx, dlogit, _counted(walk.dense), _counted(x), relaxation)
+        dx, turn = flat(walk)
+        _backend.concrete_dropout_backward(dx, dlogit, counted(walk.dense), counted(x), relaxation)
         turn()
     return walk.result(), float(_device.to_host(dlogit)[0])
 

@@ -13,6 +13,7 @@ from normdrop.layers.domains import DomainBatchNorm
 from normdrop.layers.drop_connect import DropConnect
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
+from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
 from normdrop.layers.ghost import GhostBatchNorm
 from normdrop.layers.renorm import BatchRenorm
 
@@ -34,6 +35,8 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "GaussianDropout",
+    "GaussianNoise",
     "GhostBatchNorm",
     "Layer",
 ]

@@ -7,11 +7,12 @@ from typing import Any
 
 from normdrop import _activations
 from normdrop._cpu.lanes import choosing
-from normdrop._cpu.lanes.simd import splat
+from normdrop._cpu.lanes.simd import horner, splat
 from normdrop._cpu.toolchain.launch import helper
 
 PRIMITIVES = {
     "exponent": choosing.exponent,
+    "horner": horner,
     "less": choosing.less,
     "where": choosing.where,
     "number": splat,

@@ -1,4 +1,4 @@
-"""Kernels of concrete dropout: the random numbers of a chunk are drawn into a near cache, then used."""
+"""Kernels of concrete dropout, with the loop of `normdrop._cpu.kernels.drawn_numbers`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from numba import prange
 from normdrop import _concrete
 from normdrop._concrete import CHUNK
 from normdrop._cpu.kernels.activations import PRIMITIVES
-from normdrop._cpu.kernels.mask_law import PAIR
+from normdrop._cpu.kernels.drawn_numbers import draw_chunk, write_share
 from normdrop._cpu.kernels.mask_pieces import share
-from normdrop._cpu.kernels.uniform import draw_numbers
 from normdrop._cpu.kinds import Index, Memory, Table
 from normdrop._cpu.lanes.memory import load, load_part, pointer, store, store_part
 from normdrop._cpu.lanes.simd import LANES, splat, sum_lanes, widen
@@ -23,22 +22,8 @@ _value, _gradients = _concrete.bound(PRIMITIVES, helper)
 @kernel("oinnndP")
 def concrete_dropout(y: Memory, x: Memory, key0: Any, key1: Any, call: Index, constants: Memory, work: Table) -> None:
     """y = x * (1 - z) / (1 - p); flat. Parallel over workers with chunks, each with a row of `work` for its numbers."""
-    n, n_workers = x.size, work.shape[0]
-    for worker in prange(n_workers):
-        offset, sharpness, scale = constants[0], constants[1], constants[2]
-        numbers = pointer(work, worker * CHUNK)
-        to, source = pointer(y, 0), pointer(x, 0)
-        task, end = share(worker, n_workers, (n + CHUNK - 1) // CHUNK)
-        for start in range(task * CHUNK, min(end * CHUNK, n), CHUNK):
-            stop = min(start + CHUNK, n)
-            draw_numbers(numbers, start // PAIR, (stop - start + PAIR - 1) // PAIR, (key0, key1), call)
-            for i in range(start, stop - LANES + 1, LANES):
-                a = load(numbers, i - start)
-                store(to, i, _value(widen(load(source, i)), a, offset, sharpness, scale))
-            i = stop - (stop - start) % LANES
-            if i < stop:
-                a = load(numbers, i - start)
-                store_part(to, i, _value(widen(load_part(source, i, i, stop)), a, offset, sharpness, scale), i, stop)
+    for worker in prange(work.shape[0]):
+        write_share(y, x, ((key0, key1), call), worker, _value, (constants[0], constants[1], constants[2]), work)
 
 
 @kernel("oiinnndPP")
@@ -54,7 +39,7 @@ def concrete_dropout_backward(
         task, end = share(worker, n_workers, (n + CHUNK - 1) // CHUNK)
         for chunk in range(task, end):
             start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)
-            draw_numbers(numbers, start // PAIR, (stop - start + PAIR - 1) // PAIR, (key0, key1), call)
+            draw_chunk(numbers, start, stop, (key0, key1), call)
             total = splat(0.0)
             for i in range(start, stop - LANES + 1, LANES):
                 a, dy_, x_ = load(numbers, i - start), widen(load(gradient, i)), widen(load(source, i))

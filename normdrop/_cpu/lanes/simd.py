@@ -241,3 +241,20 @@ for _operation, _instruction in {
     operator.truediv: ir.IRBuilder.fdiv,
 }.items():
     _arithmetic(_operation, _instruction)
+
+
+def _horner_typing(_typing_context: Any, p: Any, x: Any, c: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        p, x, c = (as_lanes(context, builder, value, kind) for value, kind in zip(args, sig.args, strict=True))
+        return builder.fadd(builder.fmul(p, x), c)
+
+    return FLOAT64(p, x, c), codegen
+
+
+@compiled_as(_horner_typing)
+def horner(p: Any, x: Any, c: Any) -> Any:
+    """Return p * x + c, rounded twice; p and c may be numbers.
+
+    As many sums as products keep both kinds of units busy, so that this sum is not `_add`'s.
+    """
+    return p * x + c

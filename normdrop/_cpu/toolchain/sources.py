@@ -8,7 +8,15 @@ import os
 import pkgutil
 import secrets
 
-ARITHMETIC = ("_philox", "_formulas", "_exponentials", "_activations", "_concrete", "_targets")  # beside this folder
+ARITHMETIC = (  # beside this folder
+    "_activations",
+    "_concrete",
+    "_exponentials",
+    "_formulas",
+    "_normal_numbers",
+    "_philox",
+    "_targets",
+)
 
 
 @functools.cache
