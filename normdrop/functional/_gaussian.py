@@ -264,7 +264,6 @@ def gaussian_noise_backward(dy: Array, context: GaussianNoiseContext, *, out: Ar
 
 
 def _forward(launch: Launcher, x: Array, std: float, rng: RNG, out: Array | None) -> tuple[Array, tuple[Any, ...]]:
-    """Return y, and the items of its context."""
     x = _checks.array(x, "x")
     if out is not None:
         out = _checks.out(out, x, [("x", x)])

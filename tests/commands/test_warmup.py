@@ -58,6 +58,8 @@ CASES = {
     "sample_dropout": ("[(n, 32)]", "[OfSamples(0.5)]"),
     "drop_connect": ("[(n, 32)]", "[Connected(0.5), Connected(0.5, masks='batch')]"),
     "concrete_dropout": ("[(n, 32)]", "[normdrop.ConcreteDropout(0.5)]"),
+    "gaussian_dropout": ("[(n, 32)]", "[normdrop.GaussianDropout(0.5)]"),
+    "gaussian_noise": ("[(n, 32)]", "[normdrop.GaussianNoise(0.5)]"),
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
         "[normdrop.BatchNorm(x.shape[1])]",
