@@ -15,12 +15,12 @@ _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
 _OTHERS = (
     "concrete_dropout",
     "drop_connect",
+    "gaussian_dropout",
+    "gaussian_noise",
     "masked_batch_norm",
     "sample_dropout",
     "shared_batch_norm",
     "statistics",
-    "gaussian_dropout",
-    "gaussian_noise",
 )
 
 
@@ -41,12 +41,9 @@ def warmup(
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
         What will be called, forward, backward and in inference; also "concrete_dropout", "drop_connect",
-        "batch_norm_act", "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or
-        weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
-        What will be called, forward, backward and in inference; also "concrete_dropout", "gaussian_dropout",
-        "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch
-        norm with a mask or weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`,
-        "statistics".
+        "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout with `sample_ids`,
+        "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
+        "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

@@ -10,42 +10,19 @@ from normdrop import _concrete
 from normdrop._concrete import CHUNK, LANES, Relaxation
 from normdrop._cuda.activations import PRIMITIVES
 from normdrop._cuda.arrays import DeviceArray
-from normdrop._cuda.drawn_numbers import NO_FLIP, n_write_blocks, numbers, writer
+from normdrop._cuda.drawn_numbers import NO_FLIP, n_write_blocks, writer
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel, n_blocks
 from normdrop._cuda.launchers import key_word
-from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, numbers, words
-from normdrop._cuda.mask_law import FLIP, GROUP, RUN, words
+from normdrop._cuda.mask_law import FLIP, GROUP, RUN, numbers, words
 from normdrop._cuda.memory import as_stored, load, store
 from normdrop._cuda.scratch import scratch
 from normdrop._cuda.tiles import least
 
 _FLOAT64 = np.dtype(np.float64)
-_NO_FLIP = np.uint32(0)
 
 _value, _gradients = _concrete.bound(PRIMITIVES, helper)
 
 
-@helper
-def _write_two(y: Any, x: Any, i: Any, high: Any, low: Any, offset: Any, sharpness: Any, scale: Any) -> None:
-    """y of elements i and i + 16, as far as there are any."""
-    a, b = numbers(high, low)
-    if i < x.size:
-        store(y, i, as_stored(y, _value(np.float64(load(x, i)), a, offset, sharpness, scale)))
-    if i + RUN < x.size:
-        store(y, i + RUN, as_stored(y, _value(np.float64(load(x, i + RUN)), b, offset, sharpness, scale)))
-
-
-@kernel("xxuufff")
-def concrete_forward(y: Any, x: Any, key: Any, call: Any, offset: Any, sharpness: Any, scale: Any) -> None:
-    """y = x * (1 - z) / (1 - p). A thread has one element in each run of a group."""
-    for place in range(cuda.grid(1), (x.size + GROUP - 1) // GROUP * RUN, cuda.gridsize(1)):
-        i = place // RUN * GROUP + place % RUN
-        w0, w1, w2, w3 = words(np.uint64(place), key, call, _NO_FLIP)
-        l0, l1, l2, l3 = words(np.uint64(place), key, call, FLIP)
-        _write_two(y, x, i, w0, l0, offset, sharpness, scale)
-        _write_two(y, x, i + 2 * RUN, w1, l1, offset, sharpness, scale)
-        _write_two(y, x, i + 4 * RUN, w2, l2, offset, sharpness, scale)
-        _write_two(y, x, i + 6 * RUN, w3, l3, offset, sharpness, scale)
 concrete_forward = writer("concrete_forward", _value)
 
 

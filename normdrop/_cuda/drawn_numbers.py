@@ -7,19 +7,10 @@ from typing import Any
 import numpy as np
 
 from normdrop._cuda.launch import THREADS, Kernel, cuda, helper, kernel, n_blocks
-from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, words
+from normdrop._cuda.mask_law import FLIP, GROUP, RUN, RUNS, numbers, words
 from normdrop._cuda.memory import as_stored, load, store
 
 NO_FLIP = np.uint32(0)
-_HALF, _16 = np.uint64(0xFFFF), np.uint64(16)
-
-
-@helper
-def numbers(high: Any, low: Any) -> Any:
-    """n + 1/2 of the two elements that a word decides, n the number that the mask law compares with T."""
-    first = (high & _HALF) << _16 | (low & _HALF)
-    second = (high >> _16) << _16 | low >> _16
-    return np.float64(first) + 0.5, np.float64(second) + 0.5
 
 
 def writer(name: str, operation: Any) -> Kernel:
