@@ -17,6 +17,7 @@ _OTHERS = (
     "drop_connect",
     "gaussian_dropout",
     "gaussian_noise",
+    "drop_block",
     "masked_batch_norm",
     "sample_dropout",
     "shared_batch_norm",

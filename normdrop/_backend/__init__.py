@@ -14,6 +14,7 @@ from normdrop._backend.connections import (
     drop_connect_weight_gradient,
 )
 from normdrop._backend.contracts import select
+from normdrop._backend.drop_block import keep_blocks
 from normdrop._backend.fused import (
     act_dropout,
     act_dropout_backward,
@@ -76,6 +77,7 @@ __all__ = [
     "gaussian_noise",
     "inference_vectors",
     "input_gradient",
+    "keep_blocks",
     "keep_mask",
     "keep_samples",
     "keep_varied",

@@ -16,6 +16,7 @@ from normdrop._cpu.kernels import (
     connections,
     drawn_masks,
     gaussian,
+    drop_block,
     given_masks,
     input_gradients,
     masked_planes,
@@ -49,6 +50,7 @@ _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
     ],
     "gaussian_dropout": [gaussian.gaussian_dropout, given_masks.mask_planes],
     "gaussian_noise": [gaussian.gaussian_noise, given_masks.mask_planes],
+    "drop_block": [given_masks.mask_planes, given_masks.mask_elements],
     "batch_norm": [
         *_named(_ORDERS, "batch_norm", "backward", "gradients", "normalize"),
         *_named([planes], "batch_norm_in_blocks", "backward_in_blocks"),
@@ -95,6 +97,8 @@ def compilations(
                 wanted.update({(kernel, dtype, parameters, threads): None for threads in both})
         if operation in ("channel_dropout", *_steps.OPERATIONS):
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
+        if operation == "drop_block":
+            wanted.update({(drop_block.keep_blocks, _BOOL, None, threads): None for threads in both})
         if operation == "sample_dropout":
             wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
         if operation == "statistics":

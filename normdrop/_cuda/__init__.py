@@ -7,6 +7,7 @@ from normdrop._cuda.connections import (
     drop_connect_input_gradient,
     drop_connect_weight_gradient,
 )
+from normdrop._cuda.drop_block import keep_blocks
 from normdrop._cuda.fused import (
     act_dropout,
     act_dropout_backward,
@@ -67,6 +68,7 @@ __all__ = [
     "gaussian_noise",
     "inference_vectors",
     "input_gradient",
+    "keep_blocks",
     "keep_mask",
     "keep_samples",
     "keep_varied",

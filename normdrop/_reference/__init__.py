@@ -23,6 +23,7 @@ from normdrop._reference.connections import (
     drop_connect_input_gradient,
     drop_connect_weight_gradient,
 )
+from normdrop._reference.drop_block import keep_blocks
 from normdrop._reference.fused import (
     act_dropout,
     act_dropout_backward,
@@ -87,6 +88,7 @@ __all__ = [
     "gaussian_noise",
     "inference_vectors",
     "input_gradient",
+    "keep_blocks",
     "keep_mask",
     "keep_samples",
     "keep_varied",

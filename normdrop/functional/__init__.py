@@ -32,6 +32,9 @@ from normdrop.functional._drop_connect import (
     drop_connect_backward,
     drop_connect_inference,
 )
+from normdrop.functional._drop_block import drop_block, drop_block_backward
+from normdrop.functional._drop_block_mask import DropBlockContext
+from normdrop.functional._drop_block_rate import DropBlockRate, drop_block_rate
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._gaussian import (
     GaussianDropoutContext,
@@ -55,6 +58,8 @@ __all__ = [
     "ConcreteDropoutContext",
     "ConditionalBatchNormContext",
     "DropConnectContext",
+    "DropBlockContext",
+    "DropBlockRate",
     "DropoutContext",
     "GaussianDropoutContext",
     "GaussianNoiseContext",
@@ -79,6 +84,9 @@ __all__ = [
     "drop_connect",
     "drop_connect_backward",
     "drop_connect_inference",
+    "drop_block",
+    "drop_block_backward",
+    "drop_block_rate",
     "dropout",
     "dropout_backward",
     "dropout_inference",
@@ -102,6 +110,8 @@ for _context in (
     ConcreteDropoutContext,
     ConditionalBatchNormContext,
     DropConnectContext,
+    DropBlockContext,
+    DropBlockRate,
     DropoutContext,
     GaussianDropoutContext,
     GaussianNoiseContext,

@@ -11,6 +11,7 @@ from normdrop.layers.concrete_dropout import ConcreteDropout
 from normdrop.layers.conditional import ConditionalBatchNorm
 from normdrop.layers.domains import DomainBatchNorm
 from normdrop.layers.drop_connect import DropConnect
+from normdrop.layers.drop_block_ranks import DropBlock1d, DropBlock2d, DropBlock3d
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
@@ -31,6 +32,9 @@ __all__ = [
     "ConditionalBatchNorm",
     "DomainBatchNorm",
     "DropConnect",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
