@@ -45,6 +45,9 @@ def warmup(
         "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout with `sample_ids`,
         "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
         "shared_batch_norm"; for `ChannelStatistics`, "statistics".
+        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_block",
+        "batch_norm_act", "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or
+        weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

@@ -60,6 +60,7 @@ CASES = {
     "concrete_dropout": ("[(n, 32)]", "[normdrop.ConcreteDropout(0.5)]"),
     "gaussian_dropout": ("[(n, 32)]", "[normdrop.GaussianDropout(0.5)]"),
     "gaussian_noise": ("[(n, 32)]", "[normdrop.GaussianNoise(0.5)]"),
+    "drop_block": ("[(n, 4, 2, 4)]", "[normdrop.DropBlock2d(0.5, 2)]"),
     "batch_norm": (
         "[(n, 32), (n, 4, 2, 4), (2, 4, n // 2, 4), (n // 2, 1, 8, 8), (n // 8, 64, 8, 8)]",
         "[normdrop.BatchNorm(x.shape[1])]",

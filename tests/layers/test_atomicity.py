@@ -57,6 +57,7 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "DropConnect": lambda: Connected(0.5, rng=stream()),
     "GaussianDropout": lambda: normdrop.GaussianDropout(0.5, rng=stream()),
     "GaussianNoise": lambda: normdrop.GaussianNoise(0.5, rng=stream()),
+    "DropBlock2d": lambda: normdrop.DropBlock2d(0.5, 2, rng=stream()),
     "BatchNorm": lambda: normdrop.BatchNorm(3),
     "BatchNorm, cumulative": lambda: normdrop.BatchNorm(3, momentum=None, affine=False),
     "BatchNorm, float64": lambda: normdrop.BatchNorm(3, momentum=0.0, dtype=np.float64, unbiased=False),
