@@ -14,10 +14,10 @@ from normdrop._activations import ACTIVATIONS
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
 _OTHERS = (
     "concrete_dropout",
+    "drop_block",
     "drop_connect",
     "gaussian_dropout",
     "gaussian_noise",
-    "drop_block",
     "masked_batch_norm",
     "sample_dropout",
     "shared_batch_norm",
@@ -41,13 +41,10 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_connect",
+        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_block", "drop_connect",
         "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout with `sample_ids`,
         "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
         "shared_batch_norm"; for `ChannelStatistics`, "statistics".
-        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_block",
-        "batch_norm_act", "act_dropout"; for dropout with `sample_ids`, "sample_dropout"; for batch norm with a mask or
-        weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

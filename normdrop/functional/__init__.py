@@ -26,15 +26,15 @@ from normdrop.functional._conditional import (
     conditional_batch_norm,
     conditional_batch_norm_backward,
 )
+from normdrop.functional._drop_block import drop_block, drop_block_backward
+from normdrop.functional._drop_block_mask import DropBlockContext
+from normdrop.functional._drop_block_rate import DropBlockRate, drop_block_rate
 from normdrop.functional._drop_connect import (
     DropConnectContext,
     drop_connect,
     drop_connect_backward,
     drop_connect_inference,
 )
-from normdrop.functional._drop_block import drop_block, drop_block_backward
-from normdrop.functional._drop_block_mask import DropBlockContext
-from normdrop.functional._drop_block_rate import DropBlockRate, drop_block_rate
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._gaussian import (
     GaussianDropoutContext,
@@ -57,9 +57,9 @@ __all__ = [
     "BatchRenormContext",
     "ConcreteDropoutContext",
     "ConditionalBatchNormContext",
-    "DropConnectContext",
     "DropBlockContext",
     "DropBlockRate",
+    "DropConnectContext",
     "DropoutContext",
     "GaussianDropoutContext",
     "GaussianNoiseContext",
@@ -81,12 +81,12 @@ __all__ = [
     "concrete_dropout_backward",
     "conditional_batch_norm",
     "conditional_batch_norm_backward",
-    "drop_connect",
-    "drop_connect_backward",
-    "drop_connect_inference",
     "drop_block",
     "drop_block_backward",
     "drop_block_rate",
+    "drop_connect",
+    "drop_connect_backward",
+    "drop_connect_inference",
     "dropout",
     "dropout_backward",
     "dropout_inference",

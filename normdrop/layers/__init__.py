@@ -10,8 +10,8 @@ from normdrop.layers.batch_norm_ranks import BatchNorm1d, BatchNorm2d, BatchNorm
 from normdrop.layers.concrete_dropout import ConcreteDropout
 from normdrop.layers.conditional import ConditionalBatchNorm
 from normdrop.layers.domains import DomainBatchNorm
-from normdrop.layers.drop_connect import DropConnect
 from normdrop.layers.drop_block_ranks import DropBlock1d, DropBlock2d, DropBlock3d
+from normdrop.layers.drop_connect import DropConnect
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
@@ -31,10 +31,10 @@ __all__ = [
     "ConcreteDropout",
     "ConditionalBatchNorm",
     "DomainBatchNorm",
-    "DropConnect",
     "DropBlock1d",
     "DropBlock2d",
     "DropBlock3d",
+    "DropConnect",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
