@@ -6,6 +6,7 @@ contract is checked here, whatever the passes above know, for an array may have 
 a context may come from anywhere.
 """
 
+from normdrop._backend.affine_masks import affine_dropout, affine_dropout_transposed, apply_affine_mask
 from normdrop._backend.concrete import concrete_dropout, concrete_dropout_backward
 from normdrop._backend.connections import (
     drop_connect,
@@ -57,6 +58,9 @@ __all__ = [
     "act_dropout_backward",
     "act_gradient",
     "apply_factors",
+    "affine_dropout",
+    "affine_dropout_transposed",
+    "apply_affine_mask",
     "apply_mask",
     "batch_norm",
     "batch_norm_act",

@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Vector = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
+Affine = tuple[float, float, float]  # scale, shift, and what is dropped becomes
 
 FLOAT32, FLOAT64, INT64, BOOL = (np.dtype(kind) for kind in (np.float32, np.float64, np.int64, np.bool_))
 _WORD, _MAX_CALL = 2**32, 2**63

@@ -1,5 +1,6 @@
 """The CUDA backend: launchers over Numba kernels, with the signatures of `normdrop._reference`."""
 
+from normdrop._cuda.affine_masks import affine_dropout, affine_dropout_transposed, apply_affine_mask
 from normdrop._cuda.concrete import concrete_dropout, concrete_dropout_backward
 from normdrop._cuda.connections import (
     drop_connect,
@@ -48,6 +49,9 @@ __all__ = [
     "act_dropout_backward",
     "act_gradient",
     "apply_factors",
+    "affine_dropout",
+    "affine_dropout_transposed",
+    "apply_affine_mask",
     "apply_mask",
     "batch_norm",
     "batch_norm_act",

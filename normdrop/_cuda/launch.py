@@ -86,7 +86,8 @@ class Kernel:
         What one thread does.
     arguments : str
         One letter per argument. Flat arrays: ``x`` of the kernel's dtype, ``d`` float64, ``s`` float32, ``h`` float16,
-        ``g`` bfloat16, ``b`` boolean, ``q`` int64. Scalars: ``n`` int64, ``u`` uint64, ``f`` float64.
+        ``g`` bfloat16, ``b`` boolean, ``q`` int64. Scalars: ``n`` int64, ``u`` uint64, ``f`` float64; ``t`` is a
+        tuple of three float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
@@ -112,6 +113,7 @@ class Kernel:
             "n": types.int64,
             "u": types.uint64,
             "f": types.float64,
+            "t": types.UniTuple(types.float64, 3),
         }
         return types.void(*(kinds[letter] for letter in self.arguments))
 
@@ -187,6 +189,8 @@ def _bound(argument: Any, letter: str) -> Any:
         return np.uint64(argument)
     if letter == "f":
         return np.float64(argument) if SIMULATED else float(argument)
+    if letter == "t":
+        return tuple(_bound(number, "f") for number in argument)
     return flat(argument.address, argument.size, storage(argument.dtype))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from normdrop._cuda.dropping import chosen, numbers_of
 from normdrop._cuda.launch import THREADS, cuda, helper, kernel
 from normdrop._cuda.mask_law import GROUP, RUN, RUNS, kept_bits, sample_key
 from normdrop._cuda.memory import as_value, load, load_quad, store, store_quad
@@ -15,13 +16,13 @@ _BOOL = np.dtype(np.bool_)
 
 
 @helper
-def _masked(values: Any, bits: Any, factor: Any, zero: Any) -> Any:
-    """Return factor * value where the bit is set, else +0, of four."""
+def _masked(values: Any, bits: Any, numbers: Any) -> Any:
+    """Return scale * value where the bit is set, else +0, of four."""
     return (
-        values[0] * factor if bits[0] & 1 else zero,
-        values[1] * factor if bits[1] & 1 else zero,
-        values[2] * factor if bits[2] & 1 else zero,
-        values[3] * factor if bits[3] & 1 else zero,
+        chosen(values[0], bits[0] & 1, numbers),
+        chosen(values[1], bits[1] & 1, numbers),
+        chosen(values[2], bits[2] & 1, numbers),
+        chosen(values[3], bits[3] & 1, numbers),
     )
 
 
@@ -35,7 +36,7 @@ def _later(bits: Any, k: Any) -> Any:
 def dropout(y: Any, x: Any, key: Any, call: Any, threshold: Any, scale: Any, aligned: Any) -> None:
     """y[i] = scale * x[i] where the mask law keeps i, else +0. A thread has four neighbors in each run of a group."""
     n = x.size
-    zero, factor = as_value(x, 0.0), as_value(x, scale)
+    zero, numbers = as_value(x, 0.0), numbers_of(x, scale)
     quads = RUN // 4
     for quad in range(cuda.grid(1), (n + GROUP - 1) // GROUP * quads, cuda.gridsize(1)):
         group, t = quad // quads, quad % quads * 4
@@ -53,20 +54,20 @@ def dropout(y: Any, x: Any, key: Any, call: Any, threshold: Any, scale: Any, ali
                 kept_bits(b + np.uint64(2), key, call, threshold),
                 kept_bits(b + np.uint64(3), key, call, threshold),
             )
-            store_quad(y, i, n, _masked(x0, bits, factor, zero), 1)
-            store_quad(y, i + RUN, n, _masked(x1, _later(bits, 1), factor, zero), 1)
-            store_quad(y, i + 2 * RUN, n, _masked(x2, _later(bits, 2), factor, zero), 1)
-            store_quad(y, i + 3 * RUN, n, _masked(x3, _later(bits, 3), factor, zero), 1)
-            store_quad(y, i + 4 * RUN, n, _masked(x4, _later(bits, 4), factor, zero), 1)
-            store_quad(y, i + 5 * RUN, n, _masked(x5, _later(bits, 5), factor, zero), 1)
-            store_quad(y, i + 6 * RUN, n, _masked(x6, _later(bits, 6), factor, zero), 1)
-            store_quad(y, i + 7 * RUN, n, _masked(x7, _later(bits, 7), factor, zero), 1)
+            store_quad(y, i, n, _masked(x0, bits, numbers), 1)
+            store_quad(y, i + RUN, n, _masked(x1, _later(bits, 1), numbers), 1)
+            store_quad(y, i + 2 * RUN, n, _masked(x2, _later(bits, 2), numbers), 1)
+            store_quad(y, i + 3 * RUN, n, _masked(x3, _later(bits, 3), numbers), 1)
+            store_quad(y, i + 4 * RUN, n, _masked(x4, _later(bits, 4), numbers), 1)
+            store_quad(y, i + 5 * RUN, n, _masked(x5, _later(bits, 5), numbers), 1)
+            store_quad(y, i + 6 * RUN, n, _masked(x6, _later(bits, 6), numbers), 1)
+            store_quad(y, i + 7 * RUN, n, _masked(x7, _later(bits, 7), numbers), 1)
         else:
             for j in range(4):
                 if i + j < n:
                     bit = kept_bits(b + np.uint64(j), key, call, threshold)
                     for at in range(i + j, least(n, i + j + GROUP), RUN):
-                        store(y, at, load(x, at) * factor if bit & 1 else zero)
+                        store(y, at, chosen(load(x, at), bit & 1, numbers))
                         bit >>= 1
 
 
@@ -99,8 +100,9 @@ def keep_samples(mask: Any, ids: Any, length: Any, key: Any, call: Any, threshol
 @kernel("xxbnnfn")
 def mask_planes(y: Any, x: Any, mask: Any, inner: Any, shift: Any, scale: Any, aligned: Any) -> None:
     """y = scale * x in planes of `inner` elements whose mask element is set, else +0; tiles as in `tiles`."""
-    zero, factor = as_value(x, 0.0), as_value(x, scale)
-    zeros = (zero, zero, zero, zero)
+    zero, numbers = as_value(x, 0.0), numbers_of(x, scale)
+    every = 1, 1, 1, 1
+    dropped = _masked((zero, zero, zero, zero), (0, 0, 0, 0), numbers)
     width = 1 << shift
     run = width * RUN_PER_THREAD
     n_runs = (inner + run - 1) // run
@@ -114,9 +116,9 @@ def mask_planes(y: Any, x: Any, mask: Any, inner: Any, shift: Any, scale: Any, a
             for i in range(plane * inner + start + (cuda.threadIdx.x & (width - 1)) * 4, stop, 4 * width):
                 if kept:
                     v = load_quad(x, i, stop, zero, aligned)
-                    store_quad(y, i, stop, (v[0] * factor, v[1] * factor, v[2] * factor, v[3] * factor), aligned)
+                    store_quad(y, i, stop, _masked(v, every, numbers), aligned)
                 else:
-                    store_quad(y, i, stop, zeros, aligned)
+                    store_quad(y, i, stop, dropped, aligned)
 
 
 @helper
@@ -135,7 +137,7 @@ def _mask_quad(mask: Any, at: Any, stop: Any) -> Any:
 @kernel("xxbnnnfn")
 def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, inner: Any, shift: Any, scale: Any, aligned: Any) -> None:
     """y[a, s, b] = scale * x[a, s, b] where mask[a, b], else +0; planes (a, s) of inner elements b; tiles as above."""
-    zero, factor = as_value(x, 0.0), as_value(x, scale)
+    zero, numbers = as_value(x, 0.0), numbers_of(x, scale)
     width = 1 << shift
     run = width * RUN_PER_THREAD
     n_runs = (inner + run - 1) // run
@@ -150,4 +152,4 @@ def mask_elements(y: Any, x: Any, mask: Any, n_shared: Any, inner: Any, shift: A
             for i in range(plane * inner + start + (cuda.threadIdx.x & (width - 1)) * 4, stop, 4 * width):
                 bits = _mask_quad(mask, i - offset, stop - offset)
                 v = load_quad(x, i, stop, zero, aligned)
-                store_quad(y, i, stop, _masked(v, bits, factor, zero), aligned)
+                store_quad(y, i, stop, _masked(v, bits, numbers), aligned)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from normdrop._cuda.dropping import chosen, numbers_of
 from normdrop._cuda.launch import THREADS, cuda, kernel, types
 from normdrop._cuda.mask_law import GROUP, RUN, kept_bits
-from normdrop._cuda.memory import as_value, load, store
+from normdrop._cuda.memory import load, store
 from normdrop._cuda.tiles import least
 
 SIDE = 32  # q of a tile: neighbors in memory
@@ -21,7 +22,7 @@ _BYTES = SIDE * _GROUPS * RUN
 def dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any, threshold: Any, scale: Any) -> None:
     """y[a, p, q] = scale * x[a, p, q] where element (a, q, p) is kept, else +0. A block draws the bits of a tile."""
     bits = cuda.shared.array(_BYTES, types.uint8)
-    zero, factor = as_value(x, 0.0), as_value(x, scale)
+    numbers = numbers_of(x, scale)
     p_tiles, q_tiles = (n_p + DEPTH - 1) // DEPTH, (n_q + SIDE - 1) // SIDE
     n_outer = x.size // (n_p * n_q)
     for tile in range(cuda.blockIdx.x, n_outer * p_tiles * q_tiles, cuda.gridDim.x):
@@ -40,5 +41,5 @@ def dropout_transposed(y: Any, x: Any, n_p: Any, n_q: Any, key: Any, call: Any, 
             e = first % GROUP + p  # from the start of the first group
             byte = bits[(q * _GROUPS + e // GROUP) * RUN + e % RUN]
             i = (a * n_p + p0 + p) * n_q + q0 + q
-            store(y, i, load(x, i) * factor if (byte >> (e % GROUP // RUN)) & 1 else zero)
+            store(y, i, chosen(load(x, i), (byte >> (e % GROUP // RUN)) & 1, numbers))
         cuda.syncthreads()

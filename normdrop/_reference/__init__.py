@@ -13,6 +13,7 @@ Fused passes take `Steps`, residuals of the shape and dtype of x, or None, and a
 rounded as if it were a pass of its own.
 """
 
+from normdrop._reference.affine_masks import affine_dropout, affine_dropout_transposed, apply_affine_mask
 from normdrop._reference.concrete import (
     concrete_dropout,
     concrete_dropout_backward,
@@ -68,6 +69,9 @@ __all__ = [
     "act_dropout_backward",
     "act_gradient",
     "apply_factors",
+    "affine_dropout",
+    "affine_dropout_transposed",
+    "apply_affine_mask",
     "apply_mask",
     "batch_norm",
     "batch_norm_act",

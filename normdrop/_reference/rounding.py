@@ -13,6 +13,7 @@ Vector = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Affine = tuple[float, float, float]  # scale, shift, and what is dropped becomes
 
 
 def scaled(x: Array, scale: float) -> Array:

@@ -6,16 +6,16 @@ from typing import Any
 
 from numba import prange
 
+from normdrop._cpu.kernels.dropping import masked, numbers_of
 from normdrop._cpu.kernels.mask_law import GROUP, PAIR, draw, kept
 from normdrop._cpu.kinds import Index, Memory, Real
-from normdrop._cpu.lanes.bits import keep, store_bits
+from normdrop._cpu.lanes.bits import store_bits
 from normdrop._cpu.lanes.memory import (
     STREAM_ALIGNMENT,
     address,
     load,
     load_part,
     pointer,
-    splat_for,
     store_part,
 )
 from normdrop._cpu.lanes.simd import LANES
@@ -35,11 +35,11 @@ _CHUNK = PAIRS * PAIR  # elements per task
 
 @helper
 def _keep_draws(y: Memory, x: Memory, i: Index, draws: Any, law: Any) -> None:
-    """y = scale * x where kept, else +0, on 32 elements from i; law = (threshold, scale 16 times, whether streamed)."""
-    threshold, factors, streaming = law
+    """y = scale * x where kept, else +0, on 32 elements from i; law = (threshold, `numbers_of` it, streamed or not)."""
+    threshold, numbers, streaming = law
     low, high = kept(draws, threshold)
-    store_or_stream(y, i, keep(low, load(x, i) * factors), streaming)
-    store_or_stream(y, i + LANES, keep(high, load(x, i + LANES) * factors), streaming)
+    store_or_stream(y, i, masked(low, load(x, i), numbers), streaming)
+    store_or_stream(y, i + LANES, masked(high, load(x, i + LANES), numbers), streaming)
 
 
 @helper
@@ -54,14 +54,14 @@ def _keep_group(y: Memory, x: Memory, first: Index, draws: Any, law: Any) -> Non
 @helper
 def _keep_part(y: Memory, x: Memory, first: Index, n: Index, draws: Any, law: Any) -> None:
     """As `_keep_draws` on what there is of 256 elements."""
-    threshold, factors, _ = law
+    threshold, numbers, _ = law
     for k in range(PAIR // (2 * LANES)):
         low, high = kept(draws[k], threshold)
         i = first + 2 * LANES * k
         if i < n:
-            store_part(y, i, keep(low, load_part(x, i, i, n) * factors), i, n)
+            store_part(y, i, masked(low, load_part(x, i, i, n), numbers), i, n)
         if i + LANES < n:
-            store_part(y, i + LANES, keep(high, load_part(x, i + LANES, i + LANES, n) * factors), i + LANES, n)
+            store_part(y, i + LANES, masked(high, load_part(x, i + LANES, i + LANES, n), numbers), i + LANES, n)
 
 
 @kernel("oinnnnf")
@@ -70,12 +70,12 @@ def dropout(y: Memory, x: Memory, key0: Any, key1: Any, call: Any, threshold: An
     n = x.size
     far = prefetch_pays(x)
     for chunk in prange((n + _CHUNK - 1) // _CHUNK):
-        factors = splat_for(x, scale)
+        numbers = numbers_of(x, scale)
         streaming = should_stream(y, x, READ_ONCE) and address(y) % STREAM_ALIGNMENT == 0
         to, source = pointer(y, 0), pointer(x, 0)
         for first in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, n), PAIR):
             draws = draw(first // PAIR, call, key0, key1, threshold)
-            law = threshold, factors, streaming
+            law = threshold, numbers, streaming
             if far:
                 prefetch_range(source, first + prefetch_distance(source), PAIR)
             if first + PAIR <= n:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from normdrop._cpu.kernels.dropping import dropped, masked, numbers_of, scaled
 from normdrop._cpu.kinds import Index, Lanes, Memory, Real
-from normdrop._cpu.lanes.bits import keep, load_bits
-from normdrop._cpu.lanes.memory import CACHE_LINE, item_size, load, load_part, pointer, splat_for, store_part
+from normdrop._cpu.lanes.bits import load_bits
+from normdrop._cpu.lanes.memory import CACHE_LINE, item_size, load, load_part, pointer, store_part
 from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.lanes.streaming import (
     fence,
@@ -26,18 +27,18 @@ from normdrop._cpu.tuning import CHUNK, READ_AGAIN, READ_ONCE, SKIPPED
 
 
 @helper
-def _scale_vectors(y: Memory, x: Memory, run: Any, factors: Lanes) -> Any:
-    """y = factors * x on the whole vectors of run = (start, stop, whether streamed); return where they end."""
+def _scale_vectors(y: Memory, x: Memory, run: Any, numbers: Any) -> Any:
+    """y = scale * x on the whole vectors of run = (start, stop, whether streamed); return where they end."""
     i, stop, streaming = run
     while i + 4 * LANES <= stop:
         x0, x1, x2, x3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
-        store_or_stream(y, i, x0 * factors, streaming)
-        store_or_stream(y, i + LANES, x1 * factors, streaming)
-        store_or_stream(y, i + 2 * LANES, x2 * factors, streaming)
-        store_or_stream(y, i + 3 * LANES, x3 * factors, streaming)
+        store_or_stream(y, i, scaled(x0, numbers), streaming)
+        store_or_stream(y, i + LANES, scaled(x1, numbers), streaming)
+        store_or_stream(y, i + 2 * LANES, scaled(x2, numbers), streaming)
+        store_or_stream(y, i + 3 * LANES, scaled(x3, numbers), streaming)
         i += 4 * LANES
     while i + LANES <= stop:
-        store_or_stream(y, i, load(x, i) * factors, streaming)
+        store_or_stream(y, i, scaled(load(x, i), numbers), streaming)
         i += LANES
     return i
 
@@ -74,7 +75,8 @@ def mask_planes(y: Memory, x: Memory, mask: Memory, length: Index, scale: Real) 
     n = x.size
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)
-        factors, zeros = splat_for(x, scale), splat_for(x, 0.0)
+        numbers = numbers_of(x, scale)
+        zeros = dropped(numbers)
         # Vectors that are whole lines are streamed across the ends of planes, halves of lines within long planes.
         run = stop - start if LANES * item_size(y) % CACHE_LINE == 0 else min(stop - start, length)
         streaming = should_stream(y, x, READ_ONCE if is_long(length) else READ_AGAIN) and is_long(run)
@@ -85,7 +87,7 @@ def mask_planes(y: Memory, x: Memory, mask: Memory, length: Index, scale: Real) 
         end = plane * length + length
         if i > start:
             bits = _plane_bits(mask, (plane, end - start), length, i - start)
-            store_part(to, start, keep(bits, load_part(source, start, start, i) * factors), start, i)
+            store_part(to, start, masked(bits, load_part(source, start, start, i), numbers), start, i)
         while i + LANES <= stop:
             while end <= i:
                 plane += 1
@@ -93,19 +95,19 @@ def mask_planes(y: Memory, x: Memory, mask: Memory, length: Index, scale: Real) 
             if far:
                 prefetch_range(source, i + prefetch_distance(source), length)
             if mask[plane]:
-                i = _scale_vectors(to, source, (i, min(end, stop), streaming), factors)
+                i = _scale_vectors(to, source, (i, min(end, stop), streaming), numbers)
             else:
                 i = _zero_vectors(to, zeros, (i, min(end, stop), streaming))
             if i < end and i + LANES <= stop:
                 bits = _plane_bits(mask, (plane, end - i), length, LANES)
-                store_or_stream(to, i, keep(bits, load(source, i) * factors), streaming)
+                store_or_stream(to, i, masked(bits, load(source, i), numbers), streaming)
                 i += LANES
         if i < stop:
             while end <= i:
                 plane += 1
                 end += length
             bits = _plane_bits(mask, (plane, end - i), length, stop - i)
-            store_part(to, i, keep(bits, load_part(source, i, i, stop) * factors), i, stop)
+            store_part(to, i, masked(bits, load_part(source, i, i, stop), numbers), i, stop)
         fence()
 
 
@@ -131,8 +133,8 @@ def _row_bits(mask: Any, v: Index, columns: Any) -> Any:
 
 
 @helper
-def _mask_run(y: Memory, x: Memory, mask: Any, run: Any, columns: Any, factors: Lanes) -> None:
-    """y = factors * x where kept, else +0; columns as of `_row_bits`.
+def _mask_run(y: Memory, x: Memory, mask: Any, run: Any, columns: Any, numbers: Any) -> None:
+    """y = scale * x where kept, else +0; columns as of `_row_bits`.
 
     run = (start, stop, column of the first, whether streamed, whether x is prefetched).
     """
@@ -142,7 +144,7 @@ def _mask_run(y: Memory, x: Memory, mask: Any, run: Any, columns: Any, factors: 
     head = first_whole_line(y, i, stop, streaming)
     if head > i:
         bits = _row_bits(mask, v, columns)
-        store_part(y, i, keep(bits, load_part(x, i, i, head) * factors), i, head)
+        store_part(y, i, masked(bits, load_part(x, i, i, head), numbers), i, head)
         v = (v + head - i) % length
         i = head
     while i + LANES <= stop:
@@ -152,18 +154,18 @@ def _mask_run(y: Memory, x: Memory, mask: Any, run: Any, columns: Any, factors: 
                 prefetch_range(x, i + prefetch_distance(x), 2 * LANES)
             x0, x1 = load(x, i), load(x, i + LANES)
             first, second = load_bits(mask, row + v), load_bits(mask, row + v + LANES)
-            store_or_stream(y, i, keep(first, x0 * factors), streaming)
-            store_or_stream(y, i + LANES, keep(second, x1 * factors), streaming)
+            store_or_stream(y, i, masked(first, x0, numbers), streaming)
+            store_or_stream(y, i + LANES, masked(second, x1, numbers), streaming)
             i += 2 * LANES
             v += 2 * LANES
         if i + LANES <= stop:
-            store_or_stream(y, i, keep(_row_bits(mask, v, columns), load(x, i) * factors), streaming)
+            store_or_stream(y, i, masked(_row_bits(mask, v, columns), load(x, i), numbers), streaming)
             i += LANES
             v += step
         if v >= length:
             v -= length
     if i < stop:
-        store_part(y, i, keep(_row_bits(mask, v, columns), load_part(x, i, i, stop) * factors), i, stop)
+        store_part(y, i, masked(_row_bits(mask, v, columns), load_part(x, i, i, stop), numbers), i, stop)
 
 
 @kernel("oimnnf")
@@ -176,12 +178,12 @@ def mask_elements(y: Memory, x: Memory, mask: Memory, n_shared: Index, length: I
     shared = n_shared * length
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, n)
-        factors = splat_for(x, scale)
+        numbers = numbers_of(x, scale)
         while start < stop:
             a = start // shared
             end = min(stop, a * shared + shared)
             period = _period(mask, a * length, length) if length < LANES else 0
             run = start, end, start % length, should_stream(y, x, READ_ONCE) and is_long(end - start), prefetch_pays(x)
-            _mask_run(pointer(y, 0), pointer(x, 0), mask, run, (a * length, length, period), factors)
+            _mask_run(pointer(y, 0), pointer(x, 0), mask, run, (a * length, length, period), numbers)
             start = end
         fence()

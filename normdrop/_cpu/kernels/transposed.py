@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from normdrop._cpu.kernels.dropping import masked, numbers_of
 from normdrop._cpu.kernels.mask_law import PAIR, draw, kept
 from normdrop._cpu.kinds import Index, Memory, Real
-from normdrop._cpu.lanes.bits import keep, lane_bits
-from normdrop._cpu.lanes.memory import load, load_part, pointer, splat_for, store_part
+from normdrop._cpu.lanes.bits import lane_bits
+from normdrop._cpu.lanes.memory import load, load_part, pointer, store_part
 from normdrop._cpu.lanes.simd import LANES
 from normdrop._cpu.lanes.streaming import (
     fence,
@@ -76,19 +77,19 @@ def _apply(y: Memory, x: Memory, run: Any, words: Any, law: Any) -> None:
     """
     start, n_columns, large, far = run
     word, e, scale = law
-    factors = splat_for(x, scale)
+    numbers = numbers_of(x, scale)
     stop = start + n_columns
     streaming = large and is_long(n_columns)
     i = first_whole_line(y, start, stop, streaming)
     if i > start:
-        store_part(y, start, keep(lane_bits(words, word, e), load_part(x, start, start, i) * factors), start, i)
+        store_part(y, start, masked(lane_bits(words, word, e), load_part(x, start, start, i), numbers), start, i)
     while i + LANES <= stop:
         if far:
             prefetch_range(x, i + prefetch_distance(x), LANES)
-        store_or_stream(y, i, keep(lane_bits(words, word + i - start, e), load(x, i) * factors), streaming)
+        store_or_stream(y, i, masked(lane_bits(words, word + i - start, e), load(x, i), numbers), streaming)
         i += LANES
     if i < stop:
-        store_part(y, i, keep(lane_bits(words, word + i - start, e), load_part(x, i, i, stop) * factors), i, stop)
+        store_part(y, i, masked(lane_bits(words, word + i - start, e), load_part(x, i, i, stop), numbers), i, stop)
 
 
 @kernel("OInnnnfh")

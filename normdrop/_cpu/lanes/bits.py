@@ -33,6 +33,33 @@ def keep(bits: Any, value: Any) -> Any:
     return np.where(kept, value, value.dtype.type(0))
 
 
+def _keep_product_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kept = builder.bitcast(args[0], ir.VectorType(_I1, LANES))
+        return builder.select(kept, builder.fmul(args[1], args[2]), ir.Constant(args[1].type, None))
+
+    return a(types.uint16, a, b), codegen
+
+
+@compiled_as(_keep_product_typing)
+def keep_product(bits: Any, a: Any, b: Any) -> Any:
+    """Return a * b with +0 in every lane whose bit is not set."""
+    return keep(bits, a * b)
+
+
+def _zeros_typing(_typing_context: Any, like: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(args[0].type, None)
+
+    return like(like), codegen
+
+
+@compiled_as(_zeros_typing)
+def zeros(like: Any) -> Any:
+    """Return a vector of +0."""
+    return np.zeros_like(like)
+
+
 def _choose_typing(_typing_context: Any, bits: Any, a: Any, b: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.bitcast(args[0], ir.VectorType(_I1, LANES)), args[1], args[2])

@@ -82,6 +82,8 @@ class Kernel:
         ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean
         input and output, ``h`` flat uint16, ``u`` flat uint8, ``q`` flat int64 input, ``L`` int64 output with two axes.
         Scalars: ``n`` int64, ``f`` float64.
+        input and output, ``h`` flat uint16, ``q`` flat int64 input, ``L`` int64 output with two axes. Scalars: ``n``
+        int64, ``f`` float64, ``t`` a tuple of three float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
@@ -139,6 +141,7 @@ def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] |
         "q": array(types.int64, 1, writable=False),
         "n": types.int64,
         "f": types.float64,
+        "t": types.UniTuple(types.float64, 3),
     }
     if parameters is not None:
         kinds["w"] = array(numba.from_dtype(parameters), 1, writable=False)
