@@ -6,6 +6,7 @@ from normdrop._warmup import warmup
 from normdrop.ensembles import exact_ensemble, mc_predict, sampling
 from normdrop.folding import fold
 from normdrop.layers import (
+    AlphaDropout,
     BatchNorm,
     BatchNorm1d,
     BatchNorm2d,
@@ -28,6 +29,8 @@ from normdrop.layers import (
     Dropout3d,
     GaussianDropout,
     GaussianNoise,
+    DropPath,
+    FeatureAlphaDropout,
     GhostBatchNorm,
     Layer,
 )
@@ -37,6 +40,7 @@ from normdrop.statistics import ChannelStatistics
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AlphaDropout",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -54,12 +58,14 @@ __all__ = [
     "DropBlock2d",
     "DropBlock3d",
     "DropConnect",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "GaussianDropout",
     "GaussianNoise",
+    "FeatureAlphaDropout",
     "GhostBatchNorm",
     "Layer",
     "MaskStream",

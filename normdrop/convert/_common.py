@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _checks, _device
-from normdrop.layers import BatchNorm, BatchNormAct, BatchRenorm, ConditionalBatchNorm, Dropout, GhostBatchNorm
+from normdrop.layers import (
+    BatchNorm,
+    BatchNormAct,
+    BatchRenorm,
+    ConditionalBatchNorm,
+    Dropout,
+    DropPath,
+    GhostBatchNorm,
+)
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -154,6 +162,10 @@ def checked(layer: object, library: str, *, renorm: bool = False) -> BatchNorm |
         )
     if isinstance(layer, BatchNorm):
         _check_policy(layer, library)
+    if isinstance(layer, DropPath):
+        raise TypeError(
+            f"layer must not be a DropPath, which {library} has no layer for; write the residual block there instead"
+        )
     if isinstance(layer, Dropout) and layer.scaling != "inverted":
         raise ValueError(f"layer must have scaling='inverted', as all of {library} have; got {layer.scaling!r}")
     return layer

@@ -3,6 +3,7 @@
 import sys
 
 from normdrop.functional._act_dropout import ActDropoutContext, act_dropout, act_dropout_backward
+from normdrop.functional._alpha_dropout import alpha_dropout, alpha_dropout_backward
 from normdrop.functional._batch_norm import BatchNormContext, batch_norm, batch_norm_backward
 from normdrop.functional._batch_norm_act import BatchNormActContext, batch_norm_act, batch_norm_act_backward
 from normdrop.functional._batch_norm_act_inference import (
@@ -67,6 +68,8 @@ __all__ = [
     "InferenceContext",
     "act_dropout",
     "act_dropout_backward",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "batch_norm",
     "batch_norm_act",
     "batch_norm_act_backward",

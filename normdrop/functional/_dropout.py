@@ -12,6 +12,7 @@ from normdrop import _checks, _device
 from normdrop.functional import _varied
 from normdrop.functional._masking import (
     SCALINGS,
+    Affine,
     DropoutContext,
     Mask,
     Scaling,
@@ -154,6 +155,23 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     """
     x = _checks.array(x, "x")
     given, chosen = _varied.probabilities(p), _checks.choice(scaling, "scaling", SCALINGS)
+    threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
+    return forward(x, (threshold, scale, None), shared_axes, rng, mask, sample_ids, out, return_mask)
+
+
+def forward(
+    x: Array,
+    numbers: tuple[int, float, Affine | None],
+    shared_axes: int | Iterable[int],
+    rng: RNG,
+    mask: Mask | None,
+    sample_ids: Integers | None,
+    out: Array | None,
+    return_mask: bool,
+) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
+    """Return what a forward pass returns, after checks; numbers = (T, scale of backward, affine map or None)."""
+    threshold, scale, affine = numbers
+    # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
     axes = shared_axes_of(shared_axes, x.ndim)
     threshold, scale, varied = law_for(given, x, axes, chosen)
     law = x.shape, x.dtype, threshold, scale, axes
@@ -175,6 +193,11 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     def drawn(key: Key, call: int) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
         context = DropoutContext(*law, key, call, sample_ids=ids, varied=varied)
         return _result(apply(x, context, out), x, context, return_mask)
+        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask), sample_ids=ids)
+        return _result(apply(x, context, out, affine), x, context, return_mask)
+
+        context = DropoutContext(*law, key, call, sample_ids=ids)
+        return _result(apply(x, context, out, affine), x, context, return_mask)
 
     return with_call(rng, drawn)
 

@@ -20,6 +20,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Scaling: TypeAlias = Literal["inverted", "original"]
+Affine: TypeAlias = tuple[float, float, float]
 
 SCALINGS = ("inverted", "original")
 
@@ -142,24 +143,38 @@ def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
     """Mask and scale `x`: the one computation of forward and backward."""
     if context.varied is not None and x.size:
         return _apply_varied(x, context, context.varied, out)
+def apply(x: Array, context: DropoutContext, out: Array | None, affine: Affine | None = None) -> Array:
+    """Mask and scale `x`: the one computation of forward and backward.
+
+    With affine = (scale, shift, constant), what is kept is shifted, too, and what is dropped becomes the constant.
+    """
     threshold, scale = context.threshold, context.scale
     walk = Pass(x, out)
     layout = walk.layout
     if x.size == 0 or (threshold == 1 << 32 and (context.mask is None or scale == 0.0)):
-        return walk.filled(0)
+        return walk.filled(0 if affine is None else affine[2])
     drawn = context.mask is None and threshold > 0 and context.follows_x
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
     if drawn and layout.is_c_order:
         walk.fold((x.size,))
-        _backend.dropout(walk.y, walk.x, context.key, context.call, threshold, scale)
+        if affine is None:
+            _backend.dropout(walk.y, walk.x, context.key, context.call, threshold, scale)
+        else:
+            _backend.affine_dropout(walk.y, walk.x, context.key, context.call, threshold, affine)
     elif exchange is not None:
         walk.fold(exchange)
-        _backend.dropout_transposed(walk.y, walk.x, context.key, context.call, threshold, scale)
+        if affine is None:
+            _backend.dropout_transposed(walk.y, walk.x, context.key, context.call, threshold, scale)
+        else:
+            _backend.affine_dropout_transposed(walk.y, walk.x, context.key, context.call, threshold, affine)
     else:
         everything = context.mask is None and threshold == 0  # one element of such a mask is enough
         shape, values = ((1, x.size, 1), _kept(x)) if everything else fold(mask_of(context, x), x.shape, layout)
         walk.fold(shape)
-        _backend.apply_mask(walk.y, walk.x, values, scale)
+        if affine is None:
+            _backend.apply_mask(walk.y, walk.x, values, scale)
+        else:
+            _backend.apply_affine_mask(walk.y, walk.x, values, affine)
     return walk.result()
 
 

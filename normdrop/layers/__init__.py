@@ -2,6 +2,7 @@
 
 import sys
 
+from normdrop.layers.alpha_dropout import AlphaDropout
 from normdrop.layers.base import Layer
 from normdrop.layers.batch_norm import BatchNorm
 from normdrop.layers.batch_norm_act import BatchNormAct
@@ -15,10 +16,13 @@ from normdrop.layers.drop_connect import DropConnect
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
 from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
+from normdrop.layers.drop_path import DropPath
+from normdrop.layers.feature_alpha_dropout import FeatureAlphaDropout
 from normdrop.layers.ghost import GhostBatchNorm
 from normdrop.layers.renorm import BatchRenorm
 
 __all__ = [
+    "AlphaDropout",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -35,12 +39,14 @@ __all__ = [
     "DropBlock2d",
     "DropBlock3d",
     "DropConnect",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "GaussianDropout",
     "GaussianNoise",
+    "FeatureAlphaDropout",
     "GhostBatchNorm",
     "Layer",
 ]

@@ -136,6 +136,10 @@ class Dropout(Layer):
         """Shared axes for this input."""
         return self.shared_axes
 
+    def _without_ids(self) -> str:
+        """Why samples cannot have masks of their own, and what to do; nothing if they can."""
+        return ""
+
     @overload
     def forward(
         self,
@@ -207,11 +211,8 @@ class Dropout(Layer):
             if not return_context:
                 self._keep(context, asked=False)
             return (y, context) if return_context else y
-        if sample_ids is not None and own.get("channel_axis") == 0:
-            raise ValueError(
-                "sample_ids are those of samples along axis 0, where this layer has its channels (channel_axis=0); "
-                "use an array with the samples first"
-            )
+        if sample_ids is not None and self._without_ids():
+            raise ValueError(f"sample_ids are those of samples along axis 0, and {self._without_ids()}")
         stream = own["stream"] if mask is None else None
         waiting, made, n_counted = self._passes.waiting, None, 0
         try:  # all or nothing, whatever interrupts it
