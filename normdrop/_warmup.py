@@ -13,6 +13,7 @@ from normdrop._activations import ACTIVATIONS
 
 _OPERATIONS = ("dropout", "channel_dropout", "batch_norm")
 _OTHERS = (
+    "alpha_dropout",
     "concrete_dropout",
     "drop_block",
     "drop_connect",
@@ -41,9 +42,9 @@ def warmup(
     Parameters
     ----------
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
-        What will be called, forward, backward and in inference; also "concrete_dropout", "drop_block", "drop_connect",
-        "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout with `sample_ids`,
-        "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
+        What will be called, forward, backward and in inference; also "alpha_dropout", "concrete_dropout",
+        "drop_block", "drop_connect", "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout
+        with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
         "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.

@@ -37,11 +37,8 @@ MODULES = (
     "varied",
     "gaussian",
     "drop_block",
-)
-MODULES = ("masks", "transposed", "moments", "merging", "normalization", "copies", "fused", "masked", "concrete", "affine_masks")
-    "masks", "transposed", "moments", "merging", "normalization", "copies", "fused", "masked", "concrete",
     "affine_masks",
-)  # fmt: skip
+)
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 QUADS = re.compile(r"ld\.global\.(v4\.[fbu](32|16)|v2\.[fbu]64|[bu]64)")  # 16 bytes, or 8 for 16-bit dtypes
 

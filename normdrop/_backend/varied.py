@@ -11,7 +11,6 @@ from normdrop._backend.contracts import (
     Integers,
     Mask,
     Vector,
-    Vectors,
     batch,
     input_,
     law,
@@ -28,7 +27,7 @@ def dropout_varied(y: Array, x: Array, thresholds: Vector, key: tuple[int, int],
     contracts.select(x).dropout_varied(y, x, thresholds, key, call, inverted)
 
 
-def keep_varied(mask: Mask, thresholds: Vectors, keys: Integers, call: int) -> None:
+def keep_varied(mask: Mask, thresholds: Vector, keys: Integers, call: int) -> None:
     """Fill masks by the mask law, each under a key and with T of its own."""
     result("mask", mask, mask.shape if mask.ndim == 2 else (mask.size, 1), BOOL, mask)
     input_("thresholds", thresholds, mask.shape, FLOAT64, mask)
@@ -37,7 +36,7 @@ def keep_varied(mask: Mask, thresholds: Vectors, keys: Integers, call: int) -> N
     contracts.select(mask).keep_varied(mask, thresholds, keys, call)
 
 
-def apply_factors(y: Array, x: Array, mask: Mask, factors: Vectors) -> None:
+def apply_factors(y: Array, x: Array, mask: Mask, factors: Vector) -> None:
     """y = factor * x where a given mask keeps and the factor is above 0."""
     batch(x)
     result("y", y, x.shape, x.dtype, x)

@@ -11,6 +11,7 @@ import numpy as np
 from normdrop import _steps
 from normdrop._cpu import fused
 from normdrop._cpu.kernels import (
+    affine_masks,
     columns,
     concrete,
     connections,
@@ -41,6 +42,13 @@ def _named(modules: Iterable[Any], *names: str) -> list[Kernel]:
 _ORDERS, _MASKED = (planes, rows), (masked_planes, masked_rows)
 _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
     "dropout": [drawn_masks.dropout, given_masks.mask_planes, transposed.dropout_transposed],
+    "alpha_dropout": [
+        *_named([affine_masks], "affine_dropout", "affine_dropout_transposed", "mask_planes", "mask_elements"),
+        drawn_masks.dropout,
+        given_masks.mask_planes,
+        given_masks.mask_elements,
+        transposed.dropout_transposed,
+    ],
     "channel_dropout": [given_masks.mask_planes, given_masks.mask_elements],
     "sample_dropout": [given_masks.mask_planes, given_masks.mask_elements],
     "concrete_dropout": [concrete.concrete_dropout, concrete.concrete_dropout_backward],

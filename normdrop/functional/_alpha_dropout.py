@@ -182,7 +182,7 @@ def alpha_dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     """
     x = _checks.array(x, "x")
     threshold, scale, affine = law_of(_checks.probability(p), mean_of(mean), var_of(var))
-    numbers = threshold, scale, affine if threshold or mask is not None else None
+    numbers = (lambda _: (threshold if x.size else 0, scale, None)), affine if threshold or mask is not None else None
     return forward(x, numbers, shared_axes, rng, mask, sample_ids, out, return_mask)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -23,6 +23,7 @@ from normdrop.functional._masking import (
     sample_ids_of,
     shared_axes_of,
 )
+from normdrop.functional._varied import Varied
 from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -155,13 +156,13 @@ def dropout(  # noqa: PLR0913  # what decides the mask, by keyword
     """
     x = _checks.array(x, "x")
     given, chosen = _varied.probabilities(p), _checks.choice(scaling, "scaling", SCALINGS)
-    threshold, scale = law_of(_checks.probability(p), _checks.choice(scaling, "scaling", SCALINGS))
-    return forward(x, (threshold, scale, None), shared_axes, rng, mask, sample_ids, out, return_mask)
+    numbers = (lambda axes: law_for(given, x, axes, chosen)), None
+    return forward(x, numbers, shared_axes, rng, mask, sample_ids, out, return_mask)
 
 
 def forward(
     x: Array,
-    numbers: tuple[int, float, Affine | None],
+    numbers: tuple[Callable[[tuple[int, ...]], tuple[int, float, Varied | None]], Affine | None],
     shared_axes: int | Iterable[int],
     rng: RNG,
     mask: Mask | None,
@@ -169,11 +170,13 @@ def forward(
     out: Array | None,
     return_mask: bool,
 ) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
-    """Return what a forward pass returns, after checks; numbers = (T, scale of backward, affine map or None)."""
-    threshold, scale, affine = numbers
-    # Of nothing, nothing is dropped, and a mask of shared axes keeps everything.
+    """Return what a forward pass returns, after checks.
+
+    numbers = (T, scale of backward and the p of each as a function of the shared axes; affine map of forward or None).
+    """
+    of_axes, affine = numbers
     axes = shared_axes_of(shared_axes, x.ndim)
-    threshold, scale, varied = law_for(given, x, axes, chosen)
+    threshold, scale, varied = of_axes(axes)
     law = x.shape, x.dtype, threshold, scale, axes
     ids = sample_ids_of(sample_ids, x, axes)
     if mask is not None:
@@ -188,15 +191,10 @@ def forward(
     if mask is not None or x.size == 0:
         mask = None if mask is None else _device.native(mask)
         context = DropoutContext(*law, mask=mask, sample_ids=ids, varied=varied)
-        return _result(apply(x, context, out), x, context, return_mask)
+        return _result(apply(x, context, out, affine), x, context, return_mask)
 
     def drawn(key: Key, call: int) -> tuple[Array, DropoutContext] | tuple[Array, DropoutContext, Mask]:
         context = DropoutContext(*law, key, call, sample_ids=ids, varied=varied)
-        return _result(apply(x, context, out), x, context, return_mask)
-        context = DropoutContext(*law, mask=None if mask is None else _device.native(mask), sample_ids=ids)
-        return _result(apply(x, context, out, affine), x, context, return_mask)
-
-        context = DropoutContext(*law, key, call, sample_ids=ids)
         return _result(apply(x, context, out, affine), x, context, return_mask)
 
     return with_call(rng, drawn)

@@ -139,15 +139,13 @@ def inference_of(p: float | Vector, x: Array, original: bool) -> DropoutContext:
     return DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
 
 
-def apply(x: Array, context: DropoutContext, out: Array | None) -> Array:
-    """Mask and scale `x`: the one computation of forward and backward."""
-    if context.varied is not None and x.size:
-        return _apply_varied(x, context, context.varied, out)
 def apply(x: Array, context: DropoutContext, out: Array | None, affine: Affine | None = None) -> Array:
     """Mask and scale `x`: the one computation of forward and backward.
 
     With affine = (scale, shift, constant), what is kept is shifted, too, and what is dropped becomes the constant.
     """
+    if context.varied is not None and x.size:
+        return _apply_varied(x, context, context.varied, out)
     threshold, scale = context.threshold, context.scale
     walk = Pass(x, out)
     layout = walk.layout

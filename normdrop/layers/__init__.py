@@ -13,11 +13,11 @@ from normdrop.layers.conditional import ConditionalBatchNorm
 from normdrop.layers.domains import DomainBatchNorm
 from normdrop.layers.drop_block_ranks import DropBlock1d, DropBlock2d, DropBlock3d
 from normdrop.layers.drop_connect import DropConnect
+from normdrop.layers.drop_path import DropPath
 from normdrop.layers.dropout import Dropout
 from normdrop.layers.dropout_ranks import Dropout1d, Dropout2d, Dropout3d
-from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
-from normdrop.layers.drop_path import DropPath
 from normdrop.layers.feature_alpha_dropout import FeatureAlphaDropout
+from normdrop.layers.gaussian import GaussianDropout, GaussianNoise
 from normdrop.layers.ghost import GhostBatchNorm
 from normdrop.layers.renorm import BatchRenorm
 
@@ -44,9 +44,9 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "FeatureAlphaDropout",
     "GaussianDropout",
     "GaussianNoise",
-    "FeatureAlphaDropout",
     "GhostBatchNorm",
     "Layer",
 ]

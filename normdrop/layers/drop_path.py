@@ -37,7 +37,7 @@ class DropPath(Dropout):
 
     See Also
     --------
-    Dropout : modes, streams, a mask of one's own; `shared_axes` is there what `mode` is here.
+    Dropout : modes, streams, a mask of one's own; ``shared_axes`` is there what ``mode`` is here.
 
     Notes
     -----

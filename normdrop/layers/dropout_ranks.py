@@ -53,6 +53,7 @@ class _ChannelDropout(Dropout):
                 f"{p.shape}. Give it the axes of x for anything else."
             )
         return p.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+
     def _without_ids(self) -> str:
         here = self.channel_axis == 0
         return "this layer has its channels there (channel_axis=0); use an array with the samples first" * here

@@ -81,9 +81,7 @@ class Kernel:
         ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``d`` flat float64 and
         ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean
         input and output, ``h`` flat uint16, ``u`` flat uint8, ``q`` flat int64 input, ``L`` int64 output with two axes.
-        Scalars: ``n`` int64, ``f`` float64.
-        input and output, ``h`` flat uint16, ``q`` flat int64 input, ``L`` int64 output with two axes. Scalars: ``n``
-        int64, ``f`` float64, ``t`` a tuple of three float64.
+        Scalars: ``n`` int64, ``f`` float64, ``t`` a tuple of three float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
