@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from normdrop.random import RNG, Key, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
 Launcher: TypeAlias = Callable[[Array, Array, Noise], None]
+C = TypeVar("C")
 
 
 class GaussianDropoutContext(NamedTuple):
@@ -130,8 +131,7 @@ def gaussian_dropout(
     True
     """
     p = p_of(p)
-    y, law = _forward(_backend.gaussian_dropout, x, math.sqrt(p / (1.0 - p)), rng, out)
-    return y, GaussianDropoutContext(*law)
+    return _forward(_backend.gaussian_dropout, GaussianDropoutContext, x, math.sqrt(p / (1.0 - p)), rng, out)
 
 
 def gaussian_noise(
@@ -187,8 +187,7 @@ def gaussian_noise(
     >>> round(float(y.std()), 1)
     2.0
     """
-    y, law = _forward(_backend.gaussian_noise, x, std_of(std), rng, out)
-    return y, GaussianNoiseContext(*law)
+    return _forward(_backend.gaussian_noise, GaussianNoiseContext, x, std_of(std), rng, out)
 
 
 def gaussian_dropout_backward(dy: Array, context: GaussianDropoutContext, *, out: Array | None = None) -> Array:
@@ -263,17 +262,19 @@ def gaussian_noise_backward(dy: Array, context: GaussianNoiseContext, *, out: Ar
     return _passed_on(dy, out)
 
 
-def _forward(launch: Launcher, x: Array, std: float, rng: RNG, out: Array | None) -> tuple[Array, tuple[Any, ...]]:
+def _forward(
+    launch: Launcher, kind: Callable[..., C], x: Array, std: float, rng: RNG, out: Array | None
+) -> tuple[Array, C]:
+    """Return what a forward pass returns: nothing happens between a call that is taken and the end."""
     x = _checks.array(x, "x")
     if out is not None:
         out = _checks.out(out, x, [("x", x)])
     check_rng(rng)
-    law = x.shape, x.dtype, std
     if x.size == 0:
-        return _passed_on(x, out), law
+        return _passed_on(x, out), kind(x.shape, x.dtype, std)
 
-    def drawn(key: Key, call: int) -> tuple[Array, tuple[Any, ...]]:
-        return _run(launch, x, Noise(key, call, std), out), (*law, key, call)
+    def drawn(key: Key, call: int) -> tuple[Array, C]:
+        return _run(launch, x, Noise(key, call, std), out), kind(x.shape, x.dtype, std, key, call)
 
     return with_call(rng, drawn)
 
