@@ -121,8 +121,8 @@ def load_bits_typing(_typing_context: Any, mask: Any, i: Any) -> Any:
 
 @compiled_as(load_bits_typing)
 def load_bits(mask: Any, i: Any) -> Any:
-    """Return mask[i : i + 16] of a flat boolean array as 16 bits, the first lowest."""
-    return np.uint16(sum(int(value) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
+    """Return mask[i : i + 16] of a flat array, whether they are not 0, as 16 bits, the first lowest."""
+    return np.uint16(sum(int(value != 0) << lane for lane, value in enumerate(mask[int(i) : int(i) + LANES])))
 
 
 def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> Any:
