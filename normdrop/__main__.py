@@ -218,7 +218,7 @@ def _bench(options: argparse.Namespace) -> int:
     if not any(chosen.cases(options.only)):
         names = ", ".join(operation.name for operation in cases.PASSES)
         return _fail(f"--only: no pass has {options.only!r} in its name; there are: {names}")
-    if obstacle := _obstacle("bench", {"rich": "rich", "matplotlib": "matplotlib"}, options.output):
+    if obstacle := _obstacle("bench", {name: name for name in ("rich", "matplotlib", "psutil")}, options.output):
         return _fail(obstacle)
     _tolerate_characters()
 

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from normdrop.bench.cases import PASSES
 from normdrop.bench.shapes import Shape
 from normdrop.bench.sides import OURS
-from normdrop.bench.study import ALL, COPY, ONE, Measurement, Study
+from normdrop.bench.study import ALL, COPY, ONE, Measurement, Study, bytes_of
 
 LEGEND = (
     "Medians; ratios are medians of the ratios within a round. ÷ copy: time of normdrop over that of a copy of the "
@@ -118,7 +118,7 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def remarks(study: Study, missing: dict[str, str]) -> Iterator[str]:
-    """List who could not take part.
+    """List who could not take part, and what was too large.
 
     Parameters
     ----------
@@ -136,6 +136,11 @@ def remarks(study: Study, missing: dict[str, str]) -> Iterator[str]:
         yield f"Not measured: {name}: {reason}."
     for case, name, reason in study.failures:
         yield f"Not measured: {name}, {case.operation.name} {lengths(case.shape)}: {reason}."
+    for shape in dict.fromkeys(case.shape for case in study.left_out):
+        cases = [case for case in study.left_out if case.shape == shape]
+        names = ", ".join(dict.fromkeys(case.operation.name for case in cases))
+        needed, there = (number(size / 1e9) for size in (bytes_of(cases[0]), study.available))
+        yield f"Not measured: {lengths(shape)} ({names}): needs {needed} GB of memory; available are {there} GB."
 
 
 def print_tables(study: Study, console: Console) -> None:

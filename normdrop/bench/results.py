@@ -78,6 +78,7 @@ def results(study: Study, missing: dict[str, str]) -> dict[str, Any]:
         "rounds": study.settings.rounds,
         "missing": missing,
         "failures": [{**_case(case), "library": name, "reason": reason} for case, name, reason in study.failures],
+        "left_out": [_case(case) for case in study.left_out],
         "cases": [_measurement(measurement) for measurement in study.measurements],
         "threads": [
             _case(m.case) | {"speedup": list(m.ratio(ONE, ALL)), "seconds": _seconds(m)} for m in study.speedups

@@ -1,12 +1,12 @@
 """Carry out the measurements."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
 import numpy as np
+import psutil
 
 from normdrop._cpu.toolchain import launch
 from normdrop.bench.batch import Batch
@@ -48,7 +48,11 @@ class Study:
     Attributes
     ----------
     cases : list of Case
-        What is measured beside a copy and the peers, as far as memory is free for it.
+        What is measured beside a copy and the peers, as far as memory is available for it.
+    available : int
+        Bytes of memory that other arrays may have, caches of files included: the system gives those up.
+    left_out : list of Case
+        What needs more than that.
     on_threads : list of Case
         What is measured on one thread and on all.
     measurements, speedups : list of Measurement
@@ -60,7 +64,10 @@ class Study:
     def __init__(self, settings: Settings, peers: Sequence[Peer], only: str = "") -> None:
         self.settings = settings
         self.peers = peers
-        self.cases = [case for case in settings.cases(only) if _fits(case)]
+        self.available = psutil.virtual_memory().available
+        wanted = list(settings.cases(only))
+        self.cases = [case for case in wanted if bytes_of(case) <= self.available]
+        self.left_out = [case for case in wanted if bytes_of(case) > self.available]
         self.n_threads = launch.threads()
         operations = {case.operation for case in self.cases}
         self.on_threads = [case for case in settings.on_threads if case.operation in operations and self.n_threads > 1]
@@ -128,13 +135,20 @@ class Study:
         return Measurement(seconds, case)
 
 
-def _fits(case: Case) -> bool:
-    """Whether the arrays of a case, eight at most, fit the memory that is free."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not told here; only what is really large is left out
-        free = 1 << 34
-    return 8 * case.size * 4 < free
+def bytes_of(case: Case) -> int:
+    """Count the bytes of a case's arrays, eight of float32 at most.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return 8 * case.size * 4
 
 
 def _prepare(library: Peer, case: Case, batch: Batch) -> Call:

@@ -13,6 +13,7 @@ import pytest
 from normdrop import __main__
 
 pytest.importorskip("rich")
+pytest.importorskip("psutil")
 pytest.importorskip("matplotlib")
 
 from normdrop.bench import command, settings
@@ -93,7 +94,7 @@ def test_output_that_is_a_file_gives_one_line(tmp_path, capsys):
     assert file.read_text() == "kept"
 
 
-@pytest.mark.parametrize("module", ["rich", "matplotlib"])
+@pytest.mark.parametrize("module", ["rich", "matplotlib", "psutil"])
 def test_missing_extra_gives_one_line_that_says_what_to_install(module, tmp_path):
     code = (
         f"import sys; sys.modules[{module!r}] = None\nfrom normdrop.__main__ import main\nsys.exit(main(sys.argv[1:]))"

@@ -13,6 +13,7 @@ from normdrop import functional
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
+pytest.importorskip("psutil")
 
 from normdrop.bench import cases, peers, sides, study
 from normdrop.bench.batch import Batch

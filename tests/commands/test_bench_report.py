@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
+pytest.importorskip("psutil")
 
 from normdrop.bench import cases, command, plot, report, settings, sides, study
 
@@ -107,6 +109,20 @@ def test_json_prints_the_results_and_nothing_else(tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert printed.err == ""
+
+
+@pytest.mark.usefixtures("fake_sides")
+def test_what_available_memory_cannot_hold_is_left_out_and_named(tmp_path, capsys, monkeypatch):
+    memory = SimpleNamespace(available=15_000_000_000, free=0)  # nothing would fit free memory alone
+    monkeypatch.setattr(study.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(study, "bytes_of", lambda case: case.size * 250_000_000)
+    monkeypatch.setattr(report, "bytes_of", study.bytes_of)
+    command.run(FEW, tmp_path, peers=["numpy"])
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert {tuple(case["shape"]) for case in results["cases"]} == {(16,), (2, 3, 2, 2)}
+    assert {tuple(case["shape"]) for case in results["left_out"]} == {(64,)}
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Not measured: 64 (dropout forward, p=0.5, dropout backward): needs 16.0 GB of memory; available" in printed
 
 
 @pytest.mark.usefixtures("fake_sides")
