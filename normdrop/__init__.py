@@ -37,7 +37,7 @@ from normdrop.layers import (
 from normdrop.random import MaskStream, seed
 from normdrop.statistics import ChannelStatistics
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "AlphaDropout",

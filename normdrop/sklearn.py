@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from normdrop import ChannelStatistics, _backend, _checks, functional
 from normdrop._passes import Pass
 
 Array = npt.NDArray[Any]
-Self = TypeVar("Self", bound="BatchNormTransformer")
 
 __all__ = ["BatchNormTransformer"]
 
@@ -73,7 +72,7 @@ class BatchNormTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.eps = eps
         self.exact = exact
 
-    def fit(self: Self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take the statistics of the samples, and forget those from before.
 
         Parameters
@@ -92,7 +91,7 @@ class BatchNormTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """
         return self._take(X, sample_weight, first=True)
 
-    def partial_fit(self: Self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Add samples to those that were seen; an error changes nothing of these.
 
         Parameters
@@ -111,7 +110,7 @@ class BatchNormTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """
         return self._take(X, sample_weight, first=not hasattr(self, "statistics_"))
 
-    def _take(self: Self, X: Any, sample_weight: Any, *, first: bool) -> Self:
+    def _take(self, X: Any, sample_weight: Any, *, first: bool) -> Self:
         before = dict(vars(self))
         try:
             _checks.eps(self.eps)

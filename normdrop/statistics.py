@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from normdrop import _checks, _exact, _merging, _moments, _state
 
 Array: TypeAlias = npt.NDArray[Any]
 Vector: TypeAlias = npt.NDArray[np.float64]
-Self = TypeVar("Self", bound="ChannelStatistics")
 
 __all__ = ["ChannelStatistics"]
 
@@ -77,7 +76,7 @@ class ChannelStatistics:
 
     @classmethod
     def of(
-        cls: type[Self],
+        cls,
         x: Array,
         channel_axis: int = 1,
         *,
@@ -169,7 +168,7 @@ class ChannelStatistics:
         """Return 1 / sqrt(var + eps) of each channel, with the biased variance and a positive eps."""
         return 1.0 / np.sqrt(self.var() + _checks.eps(eps))
 
-    def merge(self: Self, other: ChannelStatistics) -> Self:
+    def merge(self, other: ChannelStatistics) -> Self:
         """Return the statistics of both parts together; neither changes.
 
         Parameters
@@ -203,13 +202,13 @@ class ChannelStatistics:
             )
         return self._with(self._law.merge(self._block, other._block))
 
-    def __add__(self: Self, other: object) -> Self:
+    def __add__(self, other: object) -> Self:
         return self.merge(other) if isinstance(other, ChannelStatistics) else NotImplemented
 
-    def __radd__(self: Self, other: object) -> Self:
+    def __radd__(self, other: object) -> Self:
         return self.copy() if type(other) is int and other == 0 else NotImplemented  # what sum() starts with
 
-    def __iadd__(self: Self, other: object) -> Self:
+    def __iadd__(self, other: object) -> Self:
         if not isinstance(other, ChannelStatistics):
             return NotImplemented
         self._block = self.merge(other)._block
@@ -220,11 +219,11 @@ class ChannelStatistics:
             return NotImplemented
         return self.exact == other.exact and self._law.equal(self._block, other._block)
 
-    def copy(self: Self) -> Self:
+    def copy(self) -> Self:
         """Return a copy."""
         return self._with(self._block)
 
-    def _with(self: Self, block: Array) -> Self:
+    def _with(self, block: Array) -> Self:
         twin = type(self).__new__(type(self))
         twin._block = block  # shared: no block is ever written to
         return twin
@@ -241,7 +240,7 @@ class ChannelStatistics:
         return self._block.copy()
 
     @classmethod
-    def from_array(cls: type[Self], array: Array) -> Self:
+    def from_array(cls, array: Array) -> Self:
         """Make statistics of what `to_array` returned, or of the sum of such arrays of exact ones.
 
         Parameters

@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy.typing as npt
 
@@ -16,7 +16,6 @@ from normdrop.layers.waiting import Waiting, _Passes
 from normdrop.random import MaskStream
 
 Array: TypeAlias = npt.NDArray[Any]
-Self = TypeVar("Self", bound="Layer")
 
 _VERSION = 1  # of what __getstate__ gives
 
@@ -49,7 +48,7 @@ class Layer(Waiting):
                 refuse_unknown(self, name, value)
             object.__setattr__(self, name, value)
 
-    def train(self: Self) -> Self:
+    def train(self) -> Self:
         """Switch to training mode.
 
         Returns
@@ -60,7 +59,7 @@ class Layer(Waiting):
         self.training = True
         return self
 
-    def eval(self: Self) -> Self:
+    def eval(self) -> Self:
         """Switch to inference mode.
 
         Returns
@@ -89,6 +88,11 @@ class Layer(Waiting):
         raise NotImplementedError
 
     def spawn(self: Self, n: int) -> list[Self]:
+    def forget(self) -> None:
+        """Let go of the forward passes of this thread that wait for backward, and of the inputs they hold."""
+        self._passes.waiting = None, 0, False
+
+    def spawn(self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
 
         Those that draw masks have streams of their own, by `MaskStream.spawn`; copies would draw the same masks.
@@ -134,7 +138,7 @@ class Layer(Waiting):
         """Arrays of the layer that it has now, by the names of their attributes."""
         return {}
 
-    def to_device(self: Self, like: Any = None) -> Self:
+    def to_device(self, like: Any = None) -> Self:
         """Move the layer's arrays to a GPU, where its inputs must be then; needs ``normdrop[cuda]``.
 
         A forward pass that was not followed by its backward is forgotten.
@@ -157,7 +161,7 @@ class Layer(Waiting):
         moved = {name: _device.to_device(_device.to_host(values), like) for name, values in self._arrays().items()}
         return self._moved(moved)
 
-    def to_host(self: Self) -> Self:
+    def to_host(self) -> Self:
         """Move the layer's arrays to the host, as NumPy arrays; waits for the GPU.
 
         A forward pass that was not followed by its backward is forgotten.
@@ -169,7 +173,7 @@ class Layer(Waiting):
         """
         return self._moved({name: _device.to_host(values) for name, values in self._arrays().items()})
 
-    def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
+    def _moved(self, arrays: Mapping[str, Array]) -> Self:
         vars(self).update(arrays)
         self._passes = _Passes()
         return self
@@ -231,9 +235,42 @@ class Layer(Waiting):
         _state_files.load(path, self.state_dict(), self.load_state_dict)
 
     def __copy__(self: Self) -> Self:
+    def _keep(self, context: Any, *, asked: bool) -> None:
+        """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
+        before, n_passes, _ = self._passes.waiting
+        if asked or n_passes == 0:
+            self._passes.waiting = context, n_passes + asked, False
+        else:
+            self._passes.waiting = before, n_passes, True
+
+    def _waiting(self) -> Any:
+        """Return the context of the one forward pass that waits for backward."""
+        context, n_passes, is_passed_over = self._passes.waiting
+        name = type(self).__name__
+        if context is None:
+            raise RuntimeError(
+                "backward needs a forward pass before it in the same thread, and each forward pass serves one "
+                f"backward; call the {name} layer first, or pass the context if it was returned (copies and pickles of "
+                "a layer come without the passes that wait)"
+            )
+        if n_passes > 1:
+            raise RuntimeError(
+                f"{n_passes} forward passes of this {name} layer wait for backward, which cannot know to which of them "
+                "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
+                "context=context), or call layer.forget() before a forward pass if those before it need no backward."
+            )
+        if is_passed_over and not self.training:
+            raise RuntimeError(
+                f"a training pass of this {name} layer waits for backward, and one in inference came after it. Call "
+                "layer.train() if dy belongs to the first; or write y, context = layer.forward(x, return_context=True) "
+                "and layer.backward(dy, context=context), or call layer.forget() before the second."
+            )
+        return context
+
+    def __copy__(self) -> Self:
         return copy.deepcopy(self)
 
-    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         like = next((values for values in self._arrays().values() if not _device.on_host(values)), None)

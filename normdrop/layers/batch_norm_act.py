@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from normdrop.layers.batch_norm import BatchNorm
 from normdrop.random import RNG, as_stream, check_stream
 
 S = TypeVar("S", bound=np.generic)
-Self = TypeVar("Self", bound="BatchNormAct")
 Context: TypeAlias = "BatchNormActContext | BatchNormActInferenceContext"
 
 
@@ -142,12 +141,12 @@ class BatchNormAct(BatchNorm):
     stream = Option(check_stream, "Key and call number of the next mask.")
     sampling = Option(lambda value: _checks.flag(value, "sampling"), "Whether dropout stays on in inference.")
 
-    def train(self: Self) -> Self:
+    def train(self) -> Self:
         """Switch to training mode; as of any layer."""
         self.sampling = False
         return super().train()
 
-    def eval(self: Self) -> Self:
+    def eval(self) -> Self:
         """Switch to inference mode, without dropout; as of any layer."""
         self.sampling = False
         return super().eval()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from normdrop import _checks, _process, _state
 from normdrop.layers.attributes import Fixed
 from normdrop.layers.base import Array, Layer
 from normdrop.layers.batch_norm import BatchNorm
-
-Self = TypeVar("Self", bound="DomainBatchNorm")
 
 _AFFINE = ("gamma", "beta")
 
@@ -290,7 +288,7 @@ class DomainBatchNorm(Layer):
             for name, values in norm._arrays().items()
         }
 
-    def _moved(self: Self, arrays: Mapping[str, Array]) -> Self:
+    def _moved(self, arrays: Mapping[str, Array]) -> Self:
         for domain, norm in self.norms.items():
             norm._moved({name: arrays[self._entry(domain, name)] for name in norm._arrays()})
         self._share()

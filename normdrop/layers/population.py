@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from normdrop.functional import _as_one as as_one
 from normdrop.functional import _running as running
 from normdrop.layers.base import Array
 from normdrop.statistics import ChannelStatistics
-
-Self = TypeVar("Self", bound="Population")
 
 
 class Population:
@@ -29,7 +27,7 @@ class Population:
 
         def _checked_axis(self, x: Array) -> as_one.Axes: ...
 
-    def fit(self: Self, chunks: Iterable[Array], *, progress: bool | None = None) -> Self:
+    def fit(self, chunks: Iterable[Array], *, progress: bool | None = None) -> Self:
         """Set the running statistics to the mean and variance of all values in the chunks.
 
         The chunks weigh by their numbers of values and may differ as they like; what was there before is forgotten.
@@ -83,7 +81,7 @@ class Population:
         self._set(population, n_chunks)
         return self
 
-    def partial_fit(self: Self, x: Array) -> Self:
+    def partial_fit(self, x: Array) -> Self:
         """Add a batch to the population whose mean and variance the running statistics are.
 
         They are taken for those of the `num_values` values so far: begin with a new layer, or after `fit`.
@@ -110,7 +108,7 @@ class Population:
                 self._set(self._population() + part, self.num_batches + 1)
         return self
 
-    def set_statistics(self: Self, statistics: ChannelStatistics) -> Self:
+    def set_statistics(self, statistics: ChannelStatistics) -> Self:
         """Set the running statistics to those of data in pieces, from wherever they come.
 
         Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from normdrop.functional import _running as running
 from normdrop.layers.attributes import Attribute
 from normdrop.layers.base import Array
 
-Self = TypeVar("Self", bound="Running")
 Memory: TypeAlias = "tuple[Sequence[tuple[Array | None, Array | None]], Array | None]"
 """Inputs, each with what a context kept of it, a copy where `out` has overwritten it; and `out`."""
 
@@ -57,7 +56,7 @@ class Running:
 
         def _running_arrays(self) -> dict[str, Any]: ...
 
-    def freeze(self: Self) -> Self:
+    def freeze(self) -> Self:
         """Normalize by the running statistics in training, too, and leave them as they are.
 
         `backward` then gives the gradients of that map, in which statistics are constants, `dgamma` and `dbeta`
@@ -86,7 +85,7 @@ class Running:
         self.frozen = True
         return self
 
-    def unfreeze(self: Self) -> Self:
+    def unfreeze(self) -> Self:
         """Let training use and change the statistics as its mode says, after `freeze`.
 
         Returns
@@ -97,7 +96,7 @@ class Running:
         self.frozen = False
         return self
 
-    def reset_running_stats(self: Self) -> Self:
+    def reset_running_stats(self) -> Self:
         """Set the running statistics to what they were at first, mean 0 and variance 1, and the counts to 0.
 
         Returns
@@ -117,7 +116,7 @@ class Running:
             _state.assign(self._running_arrays(), values, self, {"num_batches": 0, "num_values": 0})
         return self
 
-    def update_running_stats(self: Self, x: Array, *, mask: Array | None = None, weights: Array | None = None) -> Self:
+    def update_running_stats(self, x: Array, *, mask: Array | None = None, weights: Array | None = None) -> Self:
         """Fold a batch into the running statistics as a training pass would, in any mode, without its output.
 
         Parameters
