@@ -1,0 +1,46 @@
+"""The project's files say the same as the package."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import normdrop
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def text(name: str) -> str:
+    if not (ROOT / name).exists():
+        pytest.skip(f"{name} does not lie beside the tests")
+    return (ROOT / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("CITATION.cff", r"^version: (.+)$"),
+        ("recipe/recipe.yaml", r'^  version: "(.+)"$'),
+        ("CHANGELOG.md", r"^## (\S+) - (?:unreleased|\d{4}-\d\d-\d\d)$"),
+    ],
+)
+def test_a_file_names_the_version_of_the_package(name: str, pattern: str) -> None:
+    assert re.findall(pattern, text(name), re.M)[0] == normdrop.__version__
+
+
+def test_the_oldest_packages_that_are_allowed_are_those_that_are_tested() -> None:
+    tested = dict(re.findall(r"^(\w+)==(\S+)$", text("tests/oldest.txt"), re.M))
+    allowed = dict(re.findall(r"(\w+)>=([\d.]+)", " ".join(PYPROJECT["project"]["dependencies"])))
+    assert {name: f"{version}.0"[: len(tested[name])] for name, version in allowed.items()} == tested
+
+
+@pytest.mark.parametrize("name", [".ci/run", ".github/workflows/tests.yml"])
+def test_sessions_that_are_called_are_in_the_noxfile(name: str) -> None:
+    called = set(re.findall(r'(?:session "\$\S+bin"|session "\$bin"|session:) ([\w-]+)', text(name)))
+    known = re.findall(r"^def (\w+)\(session", text("noxfile.py"), re.M)
+    assert called
+    assert {session.replace("-", "_") for session in called} <= set(known)
