@@ -87,11 +87,6 @@ class Layer(Waiting):
         """Compute the gradient with respect to the input of a forward pass; see the layer."""
         raise NotImplementedError
 
-    def spawn(self: Self, n: int) -> list[Self]:
-    def forget(self) -> None:
-        """Let go of the forward passes of this thread that wait for backward, and of the inputs they hold."""
-        self._passes.waiting = None, 0, False
-
     def spawn(self, n: int) -> list[Self]:
         """Return independent copies of the layer, for workers or members of an ensemble.
 
@@ -233,39 +228,6 @@ class Layer(Waiting):
         from normdrop import _state_files
 
         _state_files.load(path, self.state_dict(), self.load_state_dict)
-
-    def __copy__(self: Self) -> Self:
-    def _keep(self, context: Any, *, asked: bool) -> None:
-        """Let a pass wait for backward; one that nobody asked for gives way to one that somebody did."""
-        before, n_passes, _ = self._passes.waiting
-        if asked or n_passes == 0:
-            self._passes.waiting = context, n_passes + asked, False
-        else:
-            self._passes.waiting = before, n_passes, True
-
-    def _waiting(self) -> Any:
-        """Return the context of the one forward pass that waits for backward."""
-        context, n_passes, is_passed_over = self._passes.waiting
-        name = type(self).__name__
-        if context is None:
-            raise RuntimeError(
-                "backward needs a forward pass before it in the same thread, and each forward pass serves one "
-                f"backward; call the {name} layer first, or pass the context if it was returned (copies and pickles of "
-                "a layer come without the passes that wait)"
-            )
-        if n_passes > 1:
-            raise RuntimeError(
-                f"{n_passes} forward passes of this {name} layer wait for backward, which cannot know to which of them "
-                "dy belongs. Write y, context = layer.forward(x, return_context=True) and layer.backward(dy, "
-                "context=context), or call layer.forget() before a forward pass if those before it need no backward."
-            )
-        if is_passed_over and not self.training:
-            raise RuntimeError(
-                f"a training pass of this {name} layer waits for backward, and one in inference came after it. Call "
-                "layer.train() if dy belongs to the first; or write y, context = layer.forward(x, return_context=True) "
-                "and layer.backward(dy, context=context), or call layer.forget() before the second."
-            )
-        return context
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)

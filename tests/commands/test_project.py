@@ -38,7 +38,7 @@ def test_the_oldest_packages_that_are_allowed_are_those_that_are_tested() -> Non
     assert {name: f"{version}.0"[: len(tested[name])] for name, version in allowed.items()} == tested
 
 
-@pytest.mark.parametrize("name", [".ci/run", ".github/workflows/tests.yml"])
+@pytest.mark.parametrize("name", [".github/workflows/tests.yml"])
 def test_sessions_that_are_called_are_in_the_noxfile(name: str) -> None:
     called = set(re.findall(r'(?:session "\$\S+bin"|session "\$bin"|session:) ([\w-]+)', text(name)))
     known = re.findall(r"^def (\w+)\(session", text("noxfile.py"), re.M)
