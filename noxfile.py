@@ -1,7 +1,6 @@
 """The tasks of a developer: `nox` runs lint and tests, `nox -l` lists all, `nox -s docs` runs one.
 
-.ci/run takes the same sessions in an environment of its own (`--no-venv --no-install`), and so do the workflows in
-.github: what a session runs, which tests and with which settings, stands here and in their markers alone.
+The workflows in .github call them; .ci/run has the same runs of the tests in an environment of its own.
 """
 
 import tempfile
