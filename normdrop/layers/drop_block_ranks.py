@@ -152,7 +152,7 @@ class DropBlock3d(DropBlock):
     >>> layer = normdrop.DropBlock3d(0.2, (1, 3, 3), rng=0)
     >>> x = np.ones((8, 4, 2, 16, 16))
     >>> y = layer(x)
-    >>> bool(abs(np.mean(y == 0) - 0.2) < 0.02), round(y.mean(), 6)
+    >>> bool(abs(np.mean(y == 0) - 0.2) < 0.02), round(float(y.mean()), 6)
     (True, 1.0)
     """
 
