@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -12,14 +11,15 @@ from normdrop import _checks, functional
 from normdrop.functional._alpha_dropout import mean_of, var_of
 from normdrop.functional._masking import DropoutContext, Mask
 from normdrop.layers.attributes import Option
-from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
-class AlphaDropout(Layer):
+class AlphaDropout(Drawing):
     r"""Drop elements to the floor of SELU while training, and keep mean and variance.
 
     .. math:: y_i = a \left(m_i x_i + (1 - m_i) \alpha'\right) + b, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
@@ -84,7 +84,6 @@ class AlphaDropout(Layer):
     p = Option(_checks.probability, "Probability of dropping an element.")
     mean = Option(mean_of, "Mean of the input.")
     var = Option(var_of, "Variance of the input.")
-    stream = Option(check_stream, "Key and call number of the next mask.")
 
     def _axes(self, x: Array, sample_ids: Integers | None) -> tuple[int, ...]:
         """Shared axes for this input."""
@@ -157,33 +156,15 @@ class AlphaDropout(Layer):
         if not own["training"]:
             if mask is not None:
                 raise ValueError("mask is for training; inference drops nothing. Call train() or leave out mask.")
-            y, context = functional.dropout_inference(x, 0.0, out=out)
-            if not return_context:
-                self._keep(context, asked=False)
-            return (y, context) if return_context else y
-        stream = own["stream"] if mask is None else None
-        waiting, made = self._passes.waiting, None
-        try:  # all or nothing, whatever interrupts it
-            y, made = functional.alpha_dropout(
-                x,
-                own["p"],
-                mean=own["mean"],
-                var=own["var"],
-                shared_axes=axes,
-                rng=stream,
-                mask=mask,
-                sample_ids=sample_ids,
-                out=out,
-            )
-            if return_context:
-                return y, made
-            self._keep(made, asked=x.size > 0)
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if made is not None and stream is not None and x.size:
-                stream.give_back(made.call)
-            raise
+            return self._passed(lambda: functional.dropout_inference(x, 0.0, out=out), return_context=return_context)
+        options: Any = {"mean": own["mean"], "var": own["var"], "shared_axes": axes, "mask": mask}
+        options |= {"rng": own["stream"] if mask is None else None, "sample_ids": sample_ids, "out": out}
+        return self._trained(
+            lambda: functional.alpha_dropout(x, own["p"], **options),
+            moves=mask is None and x.size > 0,
+            asked=x.size > 0,
+            return_context=return_context,
+        )
 
     if TYPE_CHECKING:
 
@@ -228,26 +209,6 @@ class AlphaDropout(Layer):
         if context is None:
             self._passes.waiting = None, 0, False
         return dx
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return key and call of the stream.
-
-        Returns
-        -------
-        dict
-            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
-        """
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over key and call.
-
-        Parameters
-        ----------
-        state : mapping
-            Exactly the entries of `state_dict`.
-        """
-        self.stream.load_state_dict(state)
 
     def __repr__(self) -> str:
         return (

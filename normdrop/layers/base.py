@@ -104,7 +104,8 @@ class Layer(Waiting):
 
         Examples
         --------
-        >>>         >>> import normdrop
+        >>> import numpy as np
+        >>> import normdrop
         >>> a, b = normdrop.Dropout(0.5, rng=0).spawn(2)
         >>> bool(np.array_equal(a(np.ones(64)), b(np.ones(64))))
         False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +12,14 @@ from normdrop.functional._drop_block_mask import BLOCK_SCALINGS, BlockScaling, D
 from normdrop.functional._drop_block_rate import RATES, Rate, block_size_of
 from normdrop.functional._masking import DropoutContext
 from normdrop.layers.attributes import Fixed, Option
-from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 
 
-class DropBlock(Layer):
+class DropBlock(Drawing):
     """Drop blocks of the maps of inputs with a fixed number of axes."""
 
     _ndim: ClassVar[int]
@@ -47,7 +47,6 @@ class DropBlock(Layer):
         self.stream = as_stream(rng)  # last: it may draw from rng
 
     p = Option(_checks.probability, "Share of elements to be dropped.")
-    stream = Option(check_stream, "Key and call number of the next mask.")
     block_size = Fixed["tuple[int, ...]"]("Sides of a block.")
     channel_axis = Fixed[int]("Axis of the channels.")
     shared_channels = Fixed[bool]("Whether the channels of a sample have one mask.")
@@ -115,33 +114,16 @@ class DropBlock(Layer):
         return_context = _checks.flag(return_context, "return_context")
         own = vars(self)
         if not own["training"]:
-            y, passed = functional.dropout_inference(x, own["p"], out=out)
-            if not return_context:
-                self._keep(passed, asked=False)
-            return (y, passed) if return_context else y
-        stream = own["stream"]
-        waiting, made = self._passes.waiting, None
-        try:  # all or nothing, whatever interrupts it
-            y, made = functional.drop_block(
-                x,
-                own["p"],
-                own["block_size"],
-                channel_axis=own["channel_axis"],
-                shared_channels=own["shared_channels"],
-                rate=own["rate"],
-                scaling=own["scaling"],
-                rng=stream,
-                out=out,
+            return self._passed(
+                lambda: functional.dropout_inference(x, own["p"], out=out), return_context=return_context
             )
-            if return_context:
-                return y, made
-            self._keep(made, asked=x.size > 0)
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if made is not None and x.size:
-                stream.give_back(made.call)
-            raise
+        options = {name: own[name] for name in ("channel_axis", "shared_channels", "rate", "scaling")}
+        return self._trained(
+            lambda: functional.drop_block(x, own["p"], own["block_size"], rng=own["stream"], out=out, **options),
+            moves=x.size > 0,
+            asked=x.size > 0,
+            return_context=return_context,
+        )
 
     if TYPE_CHECKING:
 
@@ -187,26 +169,6 @@ class DropBlock(Layer):
         if context is None:
             self._passes.waiting = None, 0, False
         return dx
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return key and call of the stream.
-
-        Returns
-        -------
-        dict
-            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
-        """
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over key and call.
-
-        Parameters
-        ----------
-        state : mapping
-            Exactly the entries of `state_dict`.
-        """
-        self.stream.load_state_dict(state)
 
     def __repr__(self) -> str:
         return (

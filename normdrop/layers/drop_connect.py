@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,14 @@ from normdrop import _checks, functional
 from normdrop.functional._drop_connect import MASKS, DropConnectContext, Masks
 from normdrop.functional._masking import SCALINGS, Scaling
 from normdrop.layers.attributes import Fixed, Option
-from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 
 
-class DropConnect(Layer):
+class DropConnect(Drawing):
     r"""Apply a dense layer of whose connections each is dropped with probability p while training.
 
     .. math:: y_{no} = \frac{1}{1 - p} \sum_i m_{noi} w_{oi} x_{ni} + b_o, \qquad
@@ -84,7 +84,6 @@ class DropConnect(Layer):
         self.stream = as_stream(rng)  # last: it may draw from rng
 
     p = Option(_checks.probability, "Probability of dropping a connection.")
-    stream = Option(check_stream, "Key and call number of the next mask.")
     masks = Fixed[Masks]('Who has a mask: each "sample", or the "batch".')
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
 
@@ -213,26 +212,6 @@ class DropConnect(Layer):
         if context is None:
             self._passes.waiting = None, 0, False
         return made
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return key and call of the stream.
-
-        Returns
-        -------
-        dict
-            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
-        """
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over key and call.
-
-        Parameters
-        ----------
-        state : mapping
-            Exactly the entries of `state_dict`.
-        """
-        self.stream.load_state_dict(state)
 
     def __repr__(self) -> str:
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -12,17 +11,16 @@ from normdrop import _checks, functional
 from normdrop.functional._gaussian import GaussianDropoutContext, GaussianNoiseContext, p_of, std_of
 from normdrop.functional._masking import DropoutContext
 from normdrop.layers.attributes import Option
-from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 Context: TypeAlias = "GaussianDropoutContext | GaussianNoiseContext | DropoutContext"
 
 
-class _NormalNoise(Layer):
+class _NormalNoise(Drawing):
     """What both have in common: all but the formula, and how strong the noise is."""
-
-    stream = Option(check_stream, "Key and call number of the next pass.")
 
     def _train(self, x: Array, out: Array | None) -> tuple[Array, GaussianDropoutContext | GaussianNoiseContext]:
         """Run the pass in training."""
@@ -72,22 +70,9 @@ class _NormalNoise(Layer):
         x, own = _checks.array(x, "x"), vars(self)
         return_context = _checks.flag(return_context, "return_context")
         if not own["training"]:
-            y, passed = functional.dropout_inference(x, 0.0, out=out)
-            if not return_context:
-                self._keep(passed, asked=False)
-            return (y, passed) if return_context else y
-        stream, waiting, made = own["stream"], self._passes.waiting, None
-        try:  # all or nothing, whatever interrupts it
-            y, made = self._train(x, out)
-            if return_context:
-                return y, made
-            self._keep(made, asked=x.size > 0)
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if made is not None and x.size:
-                stream.give_back(made.call)
-            raise
+            return self._passed(lambda: functional.dropout_inference(x, 0.0, out=out), return_context=return_context)
+        drawn = x.size > 0
+        return self._trained(lambda: self._train(x, out), moves=drawn, asked=drawn, return_context=return_context)
 
     if TYPE_CHECKING:
 
@@ -130,26 +115,6 @@ class _NormalNoise(Layer):
         if context is None:
             self._passes.waiting = None, 0, False
         return dx
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return key and call of the stream.
-
-        Returns
-        -------
-        dict
-            ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
-        """
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over key and call.
-
-        Parameters
-        ----------
-        state : mapping
-            Exactly the entries of `state_dict`.
-        """
-        self.stream.load_state_dict(state)
 
 
 class GaussianDropout(_NormalNoise):
