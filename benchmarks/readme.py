@@ -41,7 +41,6 @@ def take(folder: Path) -> None:
     parts += [f'"{key}": [\n' + ",\n".join(ones) + "\n]" for key, ones in lines.items()]
     results = _pages().RESULTS
     (results / "passes.json").write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
-    shutil.copy(folder / "training.json", results)
     shutil.copy(folder / "table.md", PLOT.with_name("performance.txt"))
     shutil.copy(folder / "training.md", PLOT.with_name("training.txt"))
 
