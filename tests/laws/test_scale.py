@@ -252,7 +252,7 @@ def test_runs_of_elements_that_share_a_mask_know_its_row_and_column(shape) -> No
     kernel = given_masks.mask_elements.function
     names = {"prange": some, "_mask_run": record, "_period": lambda *row: 0, "fence": lambda: None}
     names |= {"pointer": lambda x, i: x, "should_stream": lambda y, x, limit: False, "prefetch_pays": lambda x: False}
-    names |= {"splat_for": lambda x, value: value}
+    names |= {"numbers_of": lambda x, value: value}
     x = SimpleNamespace(size=size)
     FunctionType(kernel.__code__, kernel.__globals__ | names)(x, x, x, n_shared, length, 2.0)
 
