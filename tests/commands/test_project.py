@@ -44,3 +44,17 @@ def test_sessions_that_are_called_are_in_the_noxfile(name: str) -> None:
     known = re.findall(r"^def (\w+)\(session", text("noxfile.py"), re.M)
     assert called
     assert {session.replace("-", "_") for session in called} <= set(known)
+
+
+def test_commands_and_files_of_the_contributors_page_exist_and_it_has_every_session() -> None:
+    page = text("CONTRIBUTING.md") + text("docs/contributing.md")
+    known = re.findall(r"^def ([a-z]\w+)\(session", text("noxfile.py"), re.M)
+    named = re.findall(r"nox -s ([\w-]+)", page)
+    assert {name.replace("-", "_") for name in named} == set(known)
+    spans = re.findall(r"`([^`\n]+)`", page)
+    paths = {word for span in spans for word in span.split() if re.search(r"^[.\w]+/|^\w+\.(md|toml|cff)$", word)}
+    paths = {path for path in paths if not path.startswith((".venv/", "build/"))}
+    assert len(paths) > 30
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    commands = re.findall(r'"(\w+)"', re.findall(r"^COMMANDS = .*", text("benchmarks/__main__.py"), re.M)[0])
+    assert {span.split()[2] for span in spans if span.startswith("python benchmarks ")} <= set(commands)
