@@ -53,15 +53,15 @@ def _add_demo(commands: Any) -> None:
         help="train small networks on real data, with and without the layers",
         description="Train a fully connected and a convolutional network on scikit-learn's handwritten digits:\n"
         "plain, with dropout, with batch norm, with both, and by fast dropout, on several random splits.\n"
-        "Print the test errors, and which claims of the literature they bear out; write a plot\n"
-        "and all numbers. Nothing is downloaded.",
+        "Print the test errors, and whether claims of the literature hold there; write plots and all\n"
+        "numbers. Nothing is downloaded.",
         epilog="examples:\n"
         "  python -m normdrop demo                      about 3 minutes on two cores\n"
         "  python -m normdrop demo --quick --seed 7     about 20 seconds, other random numbers\n"
         "The first run takes longer, because the kernels are compiled then.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument("--quick", action="store_true", help="train fewer and shorter, for a first look")
+    demo.add_argument("--quick", action="store_true", help="a taste: half the splits, shorter training; settles less")
     demo.add_argument(
         "--seed",
         type=_seed,

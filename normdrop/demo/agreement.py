@@ -1,6 +1,7 @@
 """Fast dropout beside masks: how close mean and variance come, and the time that both take."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from scipy import stats
 from normdrop.demo.experiments import NETWORKS, Study, _one_thread
 from normdrop.demo.fast_dropout import propagate
 from normdrop.demo.layers import Array
-from normdrop.demo.report import COLORS
+from normdrop.demo.report import WORDS
 from normdrop.demo.train import load, trained
 from normdrop.demo.verdicts import Verdict, judge
 
@@ -101,7 +102,7 @@ def judge_time(study: Study) -> Verdict:
     """
     runs = study.on_few_digits(NETWORKS[0], "dropout"), study.by_fast_dropout()
     seconds = (np.array([study.outcome(run).seconds for run in group]) for group in runs)
-    return judge("training by fast dropout takes less processor time", "fully connected", *seconds, unit="s")
+    return judge("fast dropout trains in less processor time", "fully connected", *seconds, unit="s")
 
 
 def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Console) -> None:
@@ -118,8 +119,8 @@ def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Cons
     """
     n_masks = len(next(iter(found.values())).logits)
     table = Table(
-        title=f"Fast dropout beside {n_masks} masks: logits of {N_DIGITS} test digits, fully connected network",
-        caption="median, and 5 % and 95 % quantiles; times are processor time, and differ from run to run",
+        title=f"Fast dropout beside {n_masks} masks: logits of {N_DIGITS} digits, fully connected",
+        caption="median (5 % to 95 % quantile); processor times vary from run to run",
     )
     table.add_column("")
     for name in CASES.values():
@@ -130,13 +131,41 @@ def print_agreement(found: dict[str, Agreement], verdict: Verdict, console: Cons
     table.add_row("one pass, and all masks", *times)
     console.print()
     console.print(table)
-    finding = f"[{COLORS[verdict.finding]}]{verdict.finding}[/]"
-    console.print(f"{verdict.claim}: {verdict.before:.2f} -> {verdict.after:.2f} s, t {verdict.t:.1f}, {finding}")
+    measured = f"{verdict.before:.2f} -> {verdict.after:.2f} s"
+    console.print(f"[bold]{verdict.claim}[/]: {WORDS[verdict.finding]} ({measured})", highlight=False)
 
 
 def _quantiles(values: Array) -> str:
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def titles(found: dict[str, Agreement]) -> tuple[str, str, str]:
+    """Say how close fast dropout comes.
+
+    Parameters
+    ----------
+    found : dict of str to Agreement
+        What `compare` returned.
+
+    Returns
+    -------
+    tuple of str
+        On means, standard deviations and tails.
+    """
+
+    def both(measure: Callable[[Agreement], float], digits: int = 2) -> str:
+        return " and ".join(f"{measure(one):.{digits}f}" for one in found.values())
+
+    n_masks = len(next(iter(found.values())).logits)
+    means = both(lambda one: float(np.quantile(np.abs(one.shift), 0.9)))
+    ratios = both(lambda one: float(np.median(one.ratio)))
+    beyond = both(lambda one: 100 * float(np.mean(np.abs(one.logits - one.mean) > 3 * one.std)), 1)
+    return (
+        f"Nine in ten means of {n_masks} masks are met\nwithin {means} standard deviations",
+        f"Standard deviations: {ratios} times\nthose of the masks (median)",
+        f"{beyond} % of the logits are beyond 3 of its\nstandard deviations; normal: {200 * stats.norm.sf(3):.2g} %",
+    )
 
 
 def plot_agreement(found: dict[str, Agreement], path: Path) -> None:
@@ -163,18 +192,15 @@ def plot_agreement(found: dict[str, Agreement], path: Path) -> None:
         left.plot(one.logits.mean(axis=0).ravel(), one.mean.ravel(), alpha=0.5, **options)
         middle.plot(one.logits.std(axis=0).ravel(), one.std.ravel(), alpha=0.5, **options)
         right.plot(normal, np.quantile((one.logits - one.mean) / one.std, chances), **options)
-    for axes, title, x, y in (
-        (left, "mean of each logit", masks, "fast dropout, one pass"),
-        (middle, "standard deviation of each logit", masks, "fast dropout, one pass"),
-        (
-            right,
-            "quantiles of all logits over masks",
-            "of the normal distribution",
-            "(logit - mean) / sd by fast dropout",
-        ),
-    ):
+    labels = (
+        (f"mean of each logit {masks}", "fast dropout, one pass"),
+        (f"standard deviation of each logit {masks}", "fast dropout, one pass"),
+        ("quantiles of the normal distribution", f"(logit - mean) / sd by fast dropout, {masks}"),
+    )
+    for axes, title, (x, y) in zip((left, middle, right), titles(found), labels, strict=True):
         low, high = axes.get_xlim()
         axes.axline((low, low), (high, high), color="gray", linewidth=1, zorder=0)
-        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.set(xlabel=x, ylabel=y)
+        axes.set_title(title, loc="left", fontsize="medium")
         axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from normdrop.demo import findings
 from normdrop.demo.experiments import CONVERGED, NETWORKS, TARGET, Study
 from normdrop.demo.networks import VARIANTS
 
@@ -27,14 +28,14 @@ def plot(study: Study, path: Path) -> None:
     from matplotlib.figure import Figure
 
     s = study.settings
-    figure = Figure(figsize=(15, 5.5), layout="constrained")
+    figure = Figure(figsize=(15, 6), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     for axes, network in zip((left, middle), NETWORKS, strict=True):
         _draw_curves(axes, study, network)
     _draw_rates(right, study)
     left.set_ylabel("test error, %")
-    figure.suptitle(f"Handwritten digits, {s.few} for training: mean over {s.n_splits} random splits")
+    figure.suptitle(f"Handwritten digits, {s.few} for training: means over {s.n_splits} random splits")
     figure.savefig(path, dpi=110)
 
 
@@ -45,7 +46,9 @@ def _draw_curves(axes: Any, study: Study, network: str) -> None:
         mean, spread = errors.mean(axis=0), errors.std(axis=0, ddof=1)
         _draw_band(axes, epochs, mean, mean - spread, mean + spread, variant, label=variant)
     axes.axhline(TARGET, color="gray", linestyle=":", linewidth=1)
-    axes.set(title=f"{network} network\n(bands: ± one standard deviation)", xlabel="epoch")
+    axes.set_xlabel("epoch (bands: ± one standard deviation)")
+    _entitle(axes, findings.of_curves(study, network))
+    axes.annotate(f"{network} network", (0.03, 0.04), xycoords="axes fraction", fontweight="bold")
     _finish(axes, [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick <= epochs[-1]], 4)
 
 
@@ -57,10 +60,13 @@ def _draw_rates(axes: Any, study: Study) -> None:
             bounds = errors.mean(axis=1), errors.min(axis=1), errors.max(axis=1)
             _draw_band(axes, s.rates, *bounds, variant, label=f"{network}, {variant}", linestyle=linestyle)
     axes.axhline(CONVERGED, color="gray", linestyle=":", linewidth=1)
-    axes.set(
-        title=f"after {s.rate_steps} steps at a constant rate\n(bands: best to worst split)", xlabel="learning rate"
-    )
+    axes.set_xlabel(f"learning rate, constant for {s.rate_steps} steps (bands: best to worst split)")
+    _entitle(axes, findings.of_rates(study))
     _finish(axes, list(s.rates), 2)
+
+
+def _entitle(axes: Any, finding: str) -> None:
+    axes.set_title(finding, loc="left", fontsize=9.5)
 
 
 def _draw_band(axes: Any, x: Any, middle: Any, low: Any, high: Any, variant: str, **options: Any) -> None:

@@ -1,21 +1,31 @@
 """The tables on the screen and the results file."""
 
 import json
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from scipy import stats
 
 from normdrop.demo.experiments import CONVERGED, NETWORKS, TARGET, Study
 from normdrop.demo.layers import Array
 from normdrop.demo.networks import VARIANTS
+from normdrop.demo.settings import FULL
 from normdrop.demo.train import BATCH
-from normdrop.demo.verdicts import LEVEL, Verdict
+from normdrop.demo.verdicts import LEVEL, Verdict, bound
 
-COLORS = {"seen": "green", "not seen": "yellow", "opposite seen": "red"}
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
+WORDS = {
+    "seen": "[green]yes[/]",
+    "not seen": "[yellow]can't tell[/]",
+    "opposite seen": "[red]no, reversed[/]",
+}  # whether a claim holds here
 
 
 def print_tables(study: Study, verdicts: list[Verdict], console: Console) -> None:
@@ -30,7 +40,7 @@ def print_tables(study: Study, verdicts: list[Verdict], console: Console) -> Non
     console : rich.console.Console
         Where to print.
     """
-    for table in (_comparison(study), _learning_rates(study), _verdicts(verdicts, study.settings.n_splits)):
+    for table in (_comparison(study), _learning_rates(study), _verdicts(verdicts)):
         console.print()
         console.print(table)
 
@@ -44,7 +54,7 @@ def _comparison(study: Study) -> Table:
     lengths = " and ".join(f"{s.epochs[network]} ({network})" for network in NETWORKS)
     table = Table(
         title=f"Handwritten digits, {s.few} for training, {s.n_splits} random splits, batches of {BATCH}",
-        caption=f"mean ± standard error over the splits, after {lengths} epochs",
+        caption=f"mean ± standard error over the splits,\nafter {lengths} epochs",
     )
     table.add_column("network")
     table.add_column("variant")
@@ -66,8 +76,8 @@ def _comparison(study: Study) -> Table:
 def _learning_rates(study: Study) -> Table:
     s = study.settings
     table = Table(
-        title=f"Test error in % after {s.rate_steps} steps at a constant learning rate",
-        caption=f"in brackets: more than {CONVERGED:g} % in some split; guessing makes 90 %",
+        title=f"Test error in %, {s.rate_steps} steps at a constant learning rate",
+        caption=f"in brackets: more than {CONVERGED:g} % in some split;\nguessing makes 90 %",
     )
     table.add_column("network")
     table.add_column("variant")
@@ -84,27 +94,61 @@ def _learning_rates(study: Study) -> Table:
     return table
 
 
-def _verdicts(verdicts: list[Verdict], n_splits: int) -> Table:
-    limit = stats.t.ppf(1 - LEVEL / 2, n_splits - 1)
-    table = Table(
-        title="Claims of the literature, and what was measured here",
-        caption=f"t: mean of the {n_splits} paired differences over its standard error; seen: t > {limit:.2f}, "
-        f"Student's t at the two-sided {LEVEL:.0%} level",
-    )
-    table.add_column("claim")
-    table.add_column("without -> with", justify="right", no_wrap=True)
-    table.add_column("t", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+def _verdicts(verdicts: list[Verdict]) -> RenderableType:
+    head = _lines()
+    head.add_row("", "without -> with", "better in", "t", "holds?", style="dim")
+    rows: list[RenderableType] = ["[italic]Claims of the literature, and whether they hold here[/]", head]
     for claim, group in groupby(verdicts, key=lambda verdict: verdict.claim):
-        table.add_row(f"[bold]{claim}[/]")
-        cases = list(group)
-        for verdict in cases:
-            shape = ".2f" if verdict.unit == "%" else ".3g"
-            unit = f" {verdict.unit}" if verdict.unit else ""
-            measured = f"{verdict.before:{shape}}{unit} -> {verdict.after:{shape}}{unit}"
-            finding = f"[{COLORS[verdict.finding]}]{verdict.finding}[/]"
-            table.add_row(f"  {verdict.case}", measured, f"{verdict.t:.1f}", finding, end_section=verdict is cases[-1])
+        lines = _lines()
+        for verdict in group:
+            shape = {"%": ".2f", "steps": ".0f"}.get(verdict.unit, ".3g")
+            measured = f"{verdict.before:{shape}} -> {verdict.after:{shape}} {verdict.unit}".rstrip()
+            t = f"{verdict.t:{'.1f' if abs(verdict.t) < 1000 else '.0e'}}"  # of few splits it can be anything
+            better = f"{verdict.n_better} of {verdict.n_pairs}"
+            lines.add_row(f"  {verdict.case}", measured, better, t, WORDS[verdict.finding])
+        rows += [f"[bold]{claim}[/]", lines]
+    return Group(*rows, "", explain(verdicts))
+
+
+def _lines() -> Table:
+    """Make columns as wide in every table: each claim has one, so that it can stand in one line above it."""
+    table = Table.grid(padding=(0, 1))
+    for width, justify in ((31, "left"), (18, "right"), (9, "right"), (6, "right"), (13, "left")):
+        table.add_column(width=width, justify=cast("JustifyMethod", justify))
     return table
+
+
+def explain(verdicts: list[Verdict]) -> str:
+    """Say how many claims hold, and what the columns of their table mean.
+
+    Parameters
+    ----------
+    verdicts : list of Verdict
+        All on as many splits.
+
+    Returns
+    -------
+    str
+        Some sentences.
+    """
+    counts = Counter(verdict.finding for verdict in verdicts)
+    n = verdicts[0].n_pairs
+    text = (
+        f"Of {len(verdicts)} comparisons: {counts['seen']} yes, {counts['opposite seen']} no, {counts['not seen']} "
+        "can't tell, which is not a no.\n"
+        f"Without and with are compared on the same {n} splits; better in: on how many of them with was better. t: the "
+        "mean difference over its standard error, that is, how far it stands out of the scatter between splits; yes: "
+        f"above {bound(n):.2f}; no: below -{bound(n):.2f}. Where there is no difference, chance alone takes t beyond "
+        f"that about once in {1 / LEVEL:.0f} comparisons (Student's t)."
+    )
+    if any(np.isinf(verdict.t) for verdict in verdicts):
+        text += " inf: the same difference on every split."
+    if n < FULL.n_splits:
+        text += (
+            f"\nThis is a taste: {n} splits settle little. The {FULL.n_splits} splits of a run without --quick, which "
+            f"trains longer, too, lower the bound to {bound(FULL.n_splits):.2f}."
+        )
+    return text
 
 
 def write_results(study: Study, verdicts: list[Verdict], path: Path) -> None:

@@ -27,6 +27,8 @@ class Settings:
         Number of thinned networks to average.
     few, more : int
         Numbers of training digits.
+    seconds : float
+        Roughly the processor time of all of it, to say beforehand how long it takes.
     """
 
     n_splits: int
@@ -39,6 +41,7 @@ class Settings:
     n_passes: int
     few: int = 200
     more: int = 1000
+    seconds: float = 0
 
 
 FULL = Settings(
@@ -50,14 +53,16 @@ FULL = Settings(
     rates=(0.1, 0.2, 0.5, 1, 2, 5),
     rate_steps=200,
     n_passes=50,
+    seconds=360,
 )
 QUICK = Settings(
-    n_splits=4,
-    epochs={"fully connected": 40, "convolutional": 20},
+    n_splits=5,
+    epochs={"fully connected": 20, "convolutional": 16},
     n_evaluations=8,
-    epochs_more=8,
-    sigmoid_steps=300,
+    epochs_more=6,
+    sigmoid_steps=240,
     rates=(0.1, 0.5, 2),
-    rate_steps=100,
+    rate_steps=80,
     n_passes=10,
+    seconds=34,
 )

@@ -30,6 +30,8 @@ class Verdict:
         Mean and standard error of the paired differences, positive where the claim is right.
     t : float
         Their ratio.
+    n_better, n_pairs : int
+        In how many pairs, and of how many, the second measurement was better.
     finding : {"seen", "not seen", "opposite seen"}
         Whether t is beyond Student's t at `LEVEL`, two-sided. All pairs draw from the same 1797 digits and so are not
         quite independent; the level is strict for that reason.
@@ -43,6 +45,8 @@ class Verdict:
     difference: float
     standard_error: float
     t: float
+    n_better: int
+    n_pairs: int
     finding: str
 
 
@@ -81,9 +85,26 @@ def judge(
         t = mean / error
     else:  # all differences are the same
         t = float(np.copysign(np.inf, mean)) if mean else 0.0
-    limit = float(stats.t.ppf(1 - LEVEL / 2, len(differences) - 1))
+    limit = bound(len(differences))
     finding = "seen" if t > limit else "opposite seen" if t < -limit else "not seen"
-    return Verdict(claim, case, unit, float(before.mean()), float(after.mean()), mean, error, t, finding)
+    means, pairs = (float(before.mean()), float(after.mean())), (int((differences > 0).sum()), len(differences))
+    return Verdict(claim, case, unit, *means, mean, error, t, *pairs, finding)
+
+
+def bound(n_pairs: int) -> float:
+    """Compute what t must exceed for a claim to be seen.
+
+    Parameters
+    ----------
+    n_pairs : int
+        Number of pairs that were measured.
+
+    Returns
+    -------
+    float
+        Student's t at `LEVEL`, two-sided.
+    """
+    return float(stats.t.ppf(1 - LEVEL / 2, n_pairs - 1))
 
 
 def largest_rates(study: Study, network: str, variant: str) -> Array:
@@ -148,9 +169,9 @@ def _dropout_verdicts(study: Study) -> Iterator[Verdict]:
 
 def _fast_dropout_verdicts(study: Study) -> Iterator[Verdict]:
     fast, masks = study.by_fast_dropout(), study.on_few_digits(NETWORKS[0], "dropout")
-    for case, runs in {"plain": study.on_few_digits(NETWORKS[0], "plain"), "trained by masks": masks}.items():
+    for case, runs in {"no dropout": study.on_few_digits(NETWORKS[0], "plain"), "training by masks": masks}.items():
         errors = (study.errors(each)[:, -1] for each in (runs, fast))
-        yield judge("training by fast dropout lowers the test error", case, *errors)
+        yield judge("training by fast dropout lowers the test error", f"against {case}", *errors)
     targets = study.errors(masks)[:, -1]
     steps = [np.minimum(study.steps_to(each, targets), each[0].evaluations[-1]) for each in (masks, fast)]
     yield judge(
@@ -169,17 +190,17 @@ def _batch_norm_verdicts(study: Study) -> Iterator[Verdict]:
         yield judge("batch norm reaches the plain network's final accuracy in fewer steps", case, *steps, unit="steps")
     for network in NETWORKS:
         rates = [largest_rates(study, network, variant) for variant in variants]
-        yield judge("batch norm survives larger learning rates", network, *rates, unit="", merit=np.log10)
+        yield judge("batch norm survives larger learning rates", f"{network}, largest", *rates, unit="", merit=np.log10)
 
 
 def _averaging_verdicts(study: Study) -> Iterator[Verdict]:
-    average = f"averaging {study.settings.n_passes} thinned networks beats"
+    average = f"averaging {study.settings.n_passes} thinned networks, each under a mask, beats"
     for network in NETWORKS:
         thinned = study.thinned_errors(network)
         yield judge(f"{average} one of them", network, thinned[:, 0], thinned[:, -1])
     for network in NETWORKS:
         scaled = study.errors(study.on_few_digits(network, "dropout"))[:, -1]
-        yield judge(f"{average} the scaled network", network, scaled, study.thinned_errors(network)[:, -1])
+        yield judge(f"{average} the whole one, scaled", network, scaled, study.thinned_errors(network)[:, -1])
 
 
 def _boosting_verdicts(study: Study) -> Iterator[Verdict]:
