@@ -91,6 +91,9 @@ def test_a_title_claims_larger_rates_where_they_are_seen_and_names_those_that_ev
     unclear = findings.of_rates(study({}, {"plain": low / 2, "batch norm": mixed})).split("\n")
     assert "survives larger" not in findings.of_rates(study({}, {"plain": low, "batch norm": mixed}))
     assert unclear[1] == f"{NETWORK}: batch norm 0.1, plain none"
+    gap = study({}, {"plain": low, "batch norm": high})
+    gap._outcomes[gap.at_rate(NETWORK, "batch norm", 0.1)[0]] = train.Outcome((90.0,), ())
+    assert findings.of_rates(gap).split("\n")[1] == f"{NETWORK}: batch norm none, plain 0.1"
 
 
 def test_titles_of_fast_dropout_are_computed() -> None:
