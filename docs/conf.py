@@ -21,6 +21,7 @@ extensions = [
     "ensembles",
     "figures",
     "performance",
+    "scaling",
     "tutorial",
     "uncertainty",
     "variance",
