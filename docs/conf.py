@@ -18,6 +18,7 @@ project_copyright = "2026, normdrop contributors"
 version = release = normdrop.__version__
 
 extensions = [
+    "channels",
     "ensembles",
     "figures",
     "performance",
