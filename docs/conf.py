@@ -18,10 +18,12 @@ project_copyright = "2026, normdrop contributors"
 version = release = normdrop.__version__
 
 extensions = [
+    "batches",
     "channels",
     "ensembles",
     "figures",
     "performance",
+    "scale_facts",
     "scaling",
     "tutorial",
     "uncertainty",
