@@ -6,14 +6,17 @@ inside the page, its letters text and its black the color of the page's text, so
 at the width of a phone.
 """
 
+import doctest
 import functools
 import html
 import io
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from docutils import nodes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -32,6 +35,14 @@ BLACK, ORANGE, SKY, GREEN, RED, PINK, BLUE = (
 )
 GRAY = "#808080"  # seen on white and on black
 WIDTH = 5.2  # inches: 500 pixels, hardly made smaller on a phone
+STYLE = {
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, SKY, PINK]),
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+PAGES = Path(__file__).parents[1]
 
 Drawing = Callable[[Any], None]
 Table = Callable[[], list[list[str]]]
@@ -58,10 +69,19 @@ def register(
 
 
 @functools.cache
+def names_of(page: str) -> dict[str, Any]:
+    """Run the code of a page and return its names."""
+    found: dict[str, Any] = {}
+    for example in doctest.DocTestParser().get_examples((PAGES / page).read_text(encoding="utf-8")):
+        exec(example.source, found)  # the page's own code
+    return found
+
+
+@functools.cache
 def svg(name: str, *, transparent: bool = True) -> str:
     """Return a figure, the same text from the same numbers."""
     drawing, height, whole = _drawings[name]
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         if whole:

@@ -1,28 +1,16 @@
 """Figures and numbers of the tutorial: its code is run, and what it leaves behind is shown."""
 
-import doctest
-import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import BLUE, GRAY, GREEN, ORANGE, PINK, RED, register
+from figures import BLUE, GRAY, GREEN, ORANGE, PINK, RED, names_of, register
 
-PAGE = Path(__file__).parents[1] / "tutorial.md"
+PAGE = "tutorial.md"
 COLORS = {"plain": GRAY, "batch norm": ORANGE, "dropout": BLUE, "both": GREEN}
 
 
-@functools.cache
-def names() -> dict[str, Any]:
-    """Run the page and return its names."""
-    found: dict[str, Any] = {}
-    for example in doctest.DocTestParser().get_examples(PAGE.read_text(encoding="utf-8")):
-        exec(example.source, found)  # the page's own code
-    return found
-
-
 def _norm(figure: Any) -> None:
-    page = names()
+    page = names_of(PAGE)
     before, after = figure.subplots(1, 2, sharey=True)
     units = [int(page["a"].mean(axis=0).argmin()), 1, 2, 3, int(page["a"].mean(axis=0).argmax())]
     for axes, values, title in ((before, page["a"], "before"), (after, page["b"], "after")):
@@ -34,7 +22,7 @@ def _norm(figure: Any) -> None:
 
 
 def _mask(figure: Any) -> None:
-    page = names()
+    page = names_of(PAGE)
     rows = ("as they are", page["maps"]), ("pixels dropped", page["by_pixels"]), ("channels", page["by_channels"])
     grid = figure.subplots(3, 8)
     for line, (title, maps) in zip(grid, rows, strict=True):
@@ -46,7 +34,7 @@ def _mask(figure: Any) -> None:
 
 
 def _losses(axes: Any) -> None:
-    page = names()
+    page = names_of(PAGE)
     for name, losses in page["losses"].items():
         training, test = np.array(losses).T
         epochs = np.arange(1, len(training) + 1)
@@ -58,7 +46,7 @@ def _losses(axes: Any) -> None:
 
 
 def _numbers() -> dict[str, str]:
-    page = names()
+    page = names_of(PAGE)
     first = {name: losses[0] for name, losses in page["losses"].items()}
     last = {name: losses[-1] for name, losses in page["losses"].items()}
     short = {"plain": "plain", "batch norm": "norm-error", "dropout": "drop-error", "both": "both-error"}

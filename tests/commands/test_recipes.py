@@ -130,6 +130,13 @@ def test_with_dask_a_layer_for_each_task_draws_the_same_in_processes_and_on_thre
     assert not any(map(same, dask.compute(*page["tasks"], **threads), expected))  # it goes on where the first ended
 
 
+def test_with_dask_statistics_and_normalization_are_those_of_the_whole(threads):
+    page = run("shared-batch.md", "Dask")
+    x = page["x"].compute(**threads)
+    assert (page["statistics"].n == len(x)).all()
+    assert np.abs(page["y"].compute(**threads) - normdrop.BatchNorm(8, eps=1e-3, dtype=np.float64)(x)).max() < 1e-9
+
+
 def test_with_pandas_a_mixed_frame_is_normalized_and_keeps_its_labels():
     pytest.importorskip("pandas")
     page = run("other-libraries.md", "pandas")
@@ -194,3 +201,10 @@ def test_every_recipe_of_a_page_is_run_and_is_short(page):
     for section, codes in blocks(page).items():
         assert f'("{page}", "{section}")' in tests
         assert all(len(code.splitlines()) <= 15 for code in codes)
+
+
+def test_every_door_to_a_library_is_in_the_list_of_the_how_to_pages():
+    reference = (PAGES.parent / "reference" / "doors.md").read_text(encoding="utf-8")
+    doors = {"convert", "numba", *re.findall(r"normdrop\.(\w+)\.", reference)}
+    listed = re.findall(r"\| `normdrop\.(\w+)` \|", (PAGES / "index.md").read_text(encoding="utf-8"))
+    assert set(listed) == doors
