@@ -1,4 +1,4 @@
-"""Draw the pages' plots and tables from what asv and `noise` have measured; nothing in them is typed in by hand."""
+"""Write what the pages show of asv's results and of `noise`: tables, and numbers that docs/_ext/tracking.py draws."""
 
 import argparse
 import ast
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from . import noise
 
 HERE = Path(__file__).resolve().parent
-COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")  # Okabe and Ito's
+HISTORY = HERE.parent / "docs" / "_results" / "tracking.json"
 RATIO = "track_copy_ratio"
 COLUMNS = {RATIO: "÷ copy", "track_vs_numpy": "÷ NumPy", "track_vs_torch": "÷ PyTorch"}
 OPERATIONS = ("forward", "backward", "step", "inference")
@@ -77,75 +77,37 @@ def table(found: list[Figure], commit: str) -> str:
     return f"Commit {commit[:10]}.\n\n" + "\n".join(lines) + "\n"
 
 
-def draw_history(found: list[Figure], commits: list[str], path: Path) -> None:
-    """Draw the ratio to a copy over the commits on most threads, for the cases of `noise`, a panel for each module."""
+def history(found: list[Figure], commits: list[str]) -> str:
+    """Return the ratios to a copy by commit on most threads, for the cases of `noise`, as JSON, a line a case."""
     most = max(one.n_threads for one in found)
-    lines: dict[str, dict[str, dict[int, float]]] = {}
-    for one in found:
-        if one.kind == RATIO and one.n_threads == most and (one.owner, *one.parameters) in noise.CASES:
-            module, _, name = one.owner.partition(".")
-            operation, _, layout, shape = one.parameters
-            line = lines.setdefault(module, {}).setdefault(f"{name} {operation}, {layout}, {shape}", {})
-            line[commits.index(one.commit)] = one.value
-    figure, panels = _panels(len(lines), width=6.5)
-    for axes, (module, of_module) in zip(panels, sorted(lines.items()), strict=True):
-        for color, (label, line) in zip(COLORS, sorted(of_module.items()), strict=False):
-            axes.plot(*zip(*sorted(line.items()), strict=True), "o-", color=color, markersize=4, label=label)
-        axes.axhline(1, color="gray", linestyle=":", linewidth=1)
-        axes.set(title=f"{module}, {most} threads", ylim=(0, None))
-        axes.set_xticks(range(len(commits)), [commit[:7] for commit in commits], rotation=60, fontsize=8)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    panels[0].set_ylabel("time ÷ time of a copy")
-    figure.savefig(path, dpi=110)
-
-
-def draw_noise(result: dict[str, Any], path: Path) -> None:
-    """Draw every repeat over the median of its case: times, ratios, and ratios with the planted slow-down."""
-    figure, panels = _panels(3, width=4.2, height=0.28 * len(result["series"]) + 1.6, sharey=True)
-    titles = ("time of the pass", f"its ratio ({result['to']})", f"ratio, slowed down by {result['plant']:.0%}")
-    labels = []
-    for row, one in enumerate(result["series"]):
-        owner, operation, _, layout, name = one["case"]
-        labels.append(f"{owner.rpartition('.')[2]} {operation}, {layout}, {name}, {one['n_threads']} thr.")
-        for axes, kind in zip(panels, ("seconds", "ratio", "planted"), strict=True):
-            middle = noise.median(one["ratio" if kind == "planted" else kind])
-            values = [value / middle for value in one[kind]]
-            axes.plot(values, [row] * len(values), "|", color=COLORS[6], markersize=9)
-    for axes, title in zip(panels, titles, strict=True):
-        axes.axvline(1, color="gray", linestyle=":", linewidth=1)
-        axes.set(title=title, xlabel="÷ median of the repeats", xlim=(0.75, 1.5))
-    panels[0].set_yticks(range(len(labels)), labels, fontsize=7)
-    panels[0].invert_yaxis()
-    figure.savefig(path, dpi=110)
-
-
-def _panels(n: int, width: float, height: float = 4.5, **options: Any) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.5 + width * n, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, n, squeeze=False, **options)[0])
+    chosen = [one for one in found if (one.kind, one.n_threads) == (RATIO, most)]
+    lines = []
+    for case in noise.CASES:
+        ratios = {one.commit: round(one.value, 3) for one in chosen if (one.owner, *one.parameters) == case}
+        if ratios:
+            lines.append(json.dumps({"case": case, "ratios": [ratios.get(commit) for commit in commits]}))
+    head = json.dumps({"commits": [commit[:7] for commit in commits], "n_threads": most})
+    return f'{head[:-1]},\n"lines": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def main(arguments: list[str]) -> int:
-    """Draw what there is to draw, and say what was written."""
+    """Write what there is to write, and say where."""
     parser = argparse.ArgumentParser(prog="python benchmarks plots", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=HERE / ".asv" / "results", help="asv's results")
     parser.add_argument("--noise", type=Path, default=noise.STATIC / "tracking-noise.json", help="figures of noise")
-    parser.add_argument("--output", type=Path, default=noise.STATIC, help="folder for plots and tables")
+    parser.add_argument("--output", type=Path, default=noise.STATIC, help="folder for tables")
+    parser.add_argument("--history", type=Path, default=HISTORY, help="file for the numbers of the plot by commit")
     options = parser.parse_args(arguments)
     written = []
     found = list(figures(options.results)) if options.results.is_dir() else []
     if found:
         commits = commits_in_order(found)
-        written += [options.output / "tracking.png", options.output / "tracking.txt"]
-        draw_history(found, commits, written[-2])
+        written += [options.history, options.output / "tracking.txt"]
+        written[-2].write_text(history(found, commits), encoding="utf-8")
         written[-1].write_text(table(found, commits[-1]), encoding="utf-8")
     if options.noise.is_file():
         result = json.loads(options.noise.read_text(encoding="utf-8"))
-        written += [options.output / "tracking-noise.png", options.output / "tracking-noise.txt"]
-        draw_noise(result, written[-2])
+        written.append(options.output / "tracking-noise.txt")
         written[-1].write_text(noise.table(result), encoding="utf-8")
     print("Written:", *written or ["nothing; there are no results"])
     return 0 if written else 1

@@ -27,6 +27,7 @@ extensions = [
     "scale_facts",
     "scaling",
     "searching",
+    "tracking",
     "tutorial",
     "uncertainty",
     "variance",

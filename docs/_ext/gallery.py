@@ -8,6 +8,10 @@ from figures import names_of, register
 PAGE = "gallery.md"
 
 
+def _fan(axes: Any) -> None:
+    names_of(PAGE)["fan"](axes)
+
+
 def _panels(name: str) -> Callable[[Any], None]:
     def draw(figure: Any) -> None:
         names_of(PAGE)[name](figure)
@@ -17,7 +21,7 @@ def _panels(name: str) -> Callable[[Any], None]:
     return draw
 
 
-register({"fan": lambda axes: names_of(PAGE)["fan"](axes)})
+register({"fan": _fan})
 register({name: _panels(name) for name in ("regions", "loss_curves", "running")}, height=2.9, whole=True)
 
 

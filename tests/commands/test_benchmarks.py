@@ -304,3 +304,13 @@ def test_every_threshold_belongs_to_a_benchmark_and_lets_a_slow_down_of_a_fifth_
 def configuration() -> dict[str, Any]:
     lines = (FOLDER / "asv.conf.json").read_text(encoding="utf-8").splitlines()
     return json.loads("\n".join(line for line in lines if not line.lstrip().startswith("//")))
+
+
+def test_the_plot_by_commit_has_the_ratios_on_most_threads_and_a_gap_where_a_commit_has_none(package):
+    plots, (case, *_) = importlib.import_module("benchmarks.plots"), importlib.import_module("benchmarks.noise").CASES
+    owner, *parameters = case
+    measured = [("first", "1", 1.5), ("first", "2", 1.25), ("third", "2", 1.75)]
+    found = [plots.Figure(*one[:2], owner, plots.RATIO, tuple(parameters), one[2]) for one in measured]
+    written = json.loads(plots.history(found, ["first", "second", "third"]))
+    assert (written["commits"], written["n_threads"]) == (["first", "second", "third"], "2")
+    assert written["lines"] == [{"case": list(case), "ratios": [1.25, None, 1.75]}]

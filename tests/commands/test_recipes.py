@@ -132,9 +132,9 @@ def test_with_dask_a_layer_for_each_task_draws_the_same_in_processes_and_on_thre
 
 def test_with_dask_statistics_and_normalization_are_those_of_the_whole(threads):
     page = run("shared-batch.md", "Dask")
-    x = page["x"].compute(**threads)
+    x = page["x"].compute()
     assert (page["statistics"].n == len(x)).all()
-    assert np.abs(page["y"].compute(**threads) - normdrop.BatchNorm(8, eps=1e-3, dtype=np.float64)(x)).max() < 1e-9
+    assert np.abs(page["y"].compute() - normdrop.BatchNorm(8, eps=1e-3, dtype=np.float64)(x)).max() < 1e-9
 
 
 def test_with_pandas_a_mixed_frame_is_normalized_and_keeps_its_labels():
