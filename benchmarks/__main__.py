@@ -1,4 +1,4 @@
-"""Commands beside those of asv: smoke, noise, one, njit, plots, masked, readme and reductions.
+"""Commands beside those of asv: smoke, noise, one, njit, plots, masked, family, readme and reductions.
 
 See README.md.
 """
@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-COMMANDS = ("smoke", "noise", "one", "njit", "plots", "masked", "readme", "reductions")
-MODULES = ("dropout", "batch_norm", "fused", "startup", "memory", "accuracy", "njit")
+COMMANDS = ("smoke", "noise", "one", "njit", "plots", "masked", "family", "readme", "reductions")
+MODULES = ("dropout", "family", "batch_norm", "fused", "startup", "memory", "accuracy", "njit")
 
 
 def _load_package() -> None:

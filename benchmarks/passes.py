@@ -63,7 +63,7 @@ class _Passes:
         try:
             self.call = planted(self.normdrop(self.batch, name)[operation])
             self.call()
-        except TypeError as error:  # a dtype that this commit does not take yet
+        except (AttributeError, TypeError) as error:  # a layer or a dtype that this commit does not have yet
             raise NotImplementedError(str(error)) from error
 
     def references(self, to: str) -> list[Call]:

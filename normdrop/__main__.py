@@ -86,11 +86,11 @@ def _add_bench(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
         help="measure the passes on this machine, beside a copy and other libraries",
-        description="Time the passes of both layers on this machine, beside a copy of the same array and beside the\n"
+        description="Time the passes of the layers on this machine, beside a copy of the same array and beside the\n"
         "libraries that are installed: NumPy formulas, PyTorch, torch.compile and JAX, all on the CPU.\n"
         "Print tables; write them, a plot and all numbers.",
         epilog="examples:\n"
-        "  python -m normdrop bench                              more than 10 minutes on two cores\n"
+        "  python -m normdrop bench                              about 12 minutes on two cores\n"
         "  python -m normdrop bench --quick                      about half a minute, few shapes\n"
         "  python -m normdrop bench --only batch_norm --peers torch,jax\n"
         "  python -m normdrop bench --quick --json > numbers.json\n"

@@ -18,11 +18,14 @@ class Pass:
         The method of a library that prepares it.
     arguments : tuple of float
         What that method takes beside the batch: p of dropout.
+    beside : Pass, optional
+        A pass of normdrop on the same batch that is measured, too.
     """
 
     name: str
     method: str
     arguments: tuple[float, ...] = ()
+    beside: "Pass | None" = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,25 @@ CHANNELS = Pass("channel dropout forward", "channel_dropout", (0.5,))
 CONNECTED = Pass("drop connect forward", "connected", (0.5,))
 CONNECTED_BACK = Pass("drop connect backward", "connected_backward", (0.5,))
 CONNECTED_BATCH = Pass("drop connect forward, one mask", "connected_batch", (0.5,))
+
+
+def _relatives(name: str, method: str, argument: float = 0.5) -> tuple[Pass, Pass]:
+    """Return the passes of a relative of dropout, forward and backward, beside those of dropout."""
+    return (
+        Pass(f"{name} forward", method, (argument,), HALF),
+        Pass(f"{name} backward", f"{method}_backward", (argument,), BACK),
+    )
+
+
+GAUSSIAN = _relatives("gaussian dropout", "gaussian_dropout")
+NOISE = _relatives("gaussian noise", "gaussian_noise", 0.1)
+ALPHA = _relatives("alpha dropout", "alpha_dropout")
+CHANNEL_ALPHA = _relatives("feature alpha dropout", "feature_alpha_dropout")
+PATH = _relatives("drop path", "drop_path")
+BLOCKS = _relatives("drop block", "drop_block", 0.1)
+CHANNEL_PS = _relatives("dropout, p per channel,", "varied_channels")
+ELEMENT_PS = _relatives("dropout, p per element,", "varied_elements")
+
 NORM = Pass("batch norm forward", "batch_norm")
 NORM_BACK = Pass("batch norm backward", "batch_norm_backward")
 INFERENCE = Pass("batch norm inference", "batch_norm_inference")
@@ -115,10 +137,13 @@ BLOCK = Pass("fused ReLU, dropout, residual forward", "block", (0.1,))
 
 DROPOUT = (LOW, HALF, BACK)
 CONNECTIONS = (CONNECTED, CONNECTED_BACK, CONNECTED_BATCH)
+OF_ELEMENTS = (*GAUSSIAN, *NOISE, *ALPHA, *ELEMENT_PS)
+OF_IMAGES = (*CHANNEL_ALPHA, *PATH, *CHANNEL_PS, *BLOCKS)
 FUSED_PASSES = (FUSED, APART, RESIDUAL, FUSED_BACK, FUSED_INFERENCE, BLOCK)
 BATCH_NORM = (NORM, NORM_BACK, INFERENCE)
 MASKED_PASSES = (NORM, MASKED, NORM_BACK, MASKED_BACK)
-PASSES = (*DROPOUT, CHANNELS, *CONNECTIONS, *BATCH_NORM, MASKED, MASKED_BACK, *FUSED_PASSES)
+RELATIVES = (*OF_ELEMENTS, *OF_IMAGES)
+PASSES = (*DROPOUT, CHANNELS, *CONNECTIONS, *RELATIVES, *BATCH_NORM, MASKED, MASKED_BACK, *FUSED_PASSES)
 
 # The families that differ in nothing but size, for the plot.
 IN_CACHE, IN_MEMORY, GROWING = "dropout, in cache", "dropout, in memory", "batch norm, growing images"

@@ -10,11 +10,12 @@ from rich.table import Table as RichTable
 from normdrop.bench.cases import PASSES
 from normdrop.bench.shapes import Shape
 from normdrop.bench.sides import OURS
-from normdrop.bench.study import ALL, COPY, ONE, Measurement, Study, bytes_of
+from normdrop.bench.study import ALL, BESIDE, COPY, ONE, Measurement, Study, bytes_of
 
 LEGEND = (
     "Medians; ratios are medians of the ratios within a round. ÷ copy: time of normdrop over that of a copy of the "
-    "input; allocating: the same without out=. The columns of other libraries: their time over normdrop's with out=."
+    "input; allocating: the same without out=; ÷ dropout: over that of dropout with p = 0.5. The columns of other "
+    "libraries: their time over normdrop's with out=."
 )
 
 
@@ -54,8 +55,9 @@ def tables(study: Study) -> Iterator[Table]:
         if measured:
             # No column for a library that took part in none of them.
             peers = [peer.name for peer in study.peers if any(peer.name in m.seconds for m in measured)]
-            header = ["pass", "shape", "normdrop, µs", "÷ copy", "allocating ÷ copy", *peers]
-            yield Table(f"{name}, float32", header, [_row(m, peers) for m in _by_pass(measured)])
+            beside = [BESIDE] if any(BESIDE in m.seconds for m in measured) else []
+            header = ["pass", "shape", "normdrop, µs", "÷ copy", "allocating ÷ copy", *(f"÷ {x}" for x in beside)]
+            yield Table(f"{name}, float32", [*header, *peers], [_row(m, beside, peers) for m in _by_pass(measured)])
     if study.speedups:
         header = ["pass", "shape", "place", "one thread, µs", f"{study.n_threads} threads, µs", "speed-up"]
         rows = [_speedup(measurement) for measurement in _by_pass(study.speedups)]
@@ -66,12 +68,13 @@ def _by_pass(measurements: list[Measurement]) -> list[Measurement]:
     return sorted(measurements, key=lambda measurement: PASSES.index(measurement.case.operation))
 
 
-def _row(measurement: Measurement, peers: list[str]) -> list[str]:
+def _row(measurement: Measurement, beside: list[str], peers: list[str]) -> list[str]:
     ours, allocating = OURS
+    ratios = [(ours, COPY), (allocating, COPY), *((ours, side) for side in beside), *((peer, ours) for peer in peers)]
     cells = [number(measurement.microseconds(ours))]
-    cells += [number(measurement.ratio(side, COPY).middle, 2) for side in (ours, allocating)]
-    for peer in peers:
-        cells.append(number(measurement.ratio(peer, ours).middle, 2) if peer in measurement.seconds else "-")
+    for side, to in ratios:
+        there = measurement.seconds.keys() >= {side, to}
+        cells.append(number(measurement.ratio(side, to).middle, 2) if there else "-")
     return [measurement.case.operation.name, lengths(measurement.case.shape), *cells]
 
 

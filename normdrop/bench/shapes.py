@@ -118,6 +118,7 @@ MEMORY = Group(named("images", (2, 4, 8, 8)), named("ResNet-50", (32, 256, 28, 2
 IN_CACHE = tuple((1 << n,) for n in (10, 12, 14, 16, 18, 20))
 IN_MEMORY = tuple((1 << n,) for n in (22, 24, 26))
 LARGEST = ((1 << 28,), (400_000_000,))
+RELATIVES = ((1 << 20,), (1 << 24,))  # relatives of dropout, in either place
 GROWING = (*images(32, *((32, 1 << n) for n in range(10))), (32, 32, 625, 625))
 FEATURES = ((128, 1024), (64, 4096), (4096, 1024), (1_000_000, 8))
 DENSE = ((128, 128), (128, 1024))  # with a square matrix of weights

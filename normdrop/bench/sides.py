@@ -10,12 +10,13 @@ import normdrop
 from normdrop import functional
 from normdrop.bench.batch import Array, Batch
 from normdrop.bench.protocol import Call
+from normdrop.bench.relatives import Relatives
 
 COPIES = ("copy, np.copyto", "copy, threads")
 OURS = ("normdrop", "normdrop, allocating")
 
 
-class Normdrop:
+class Normdrop(Relatives):
     """The public calls of normdrop.
 
     Parameters

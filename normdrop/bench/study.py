@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -17,6 +17,7 @@ from normdrop.bench.settings import Settings
 from normdrop.bench.sides import COPIES, OURS, Normdrop, copies
 
 COPY = "copy"
+BESIDE = "dropout"
 ONE, ALL = "one thread", "all threads"
 
 
@@ -101,6 +102,8 @@ class Study:
         sides = dict(copies(batch, pool, self.n_threads, threaded))
         for name in OURS:
             sides[name] = _prepare(Normdrop(name), case, batch)
+        if case.operation.beside:
+            sides[BESIDE] = _prepare(Normdrop(OURS[0]), replace(case, operation=case.operation.beside), batch)
         n_own = len(sides)
         for peer in self.peers if case.size <= self.settings.largest else ():
             if hasattr(peer, case.operation.method):

@@ -47,6 +47,9 @@ def fake_sides(clock, monkeypatch):
 
         dropout_backward = Fake.dropout
 
+        def gaussian_dropout(self, batch, p):
+            return clock.taking(0.007)
+
     class Failing(Fake):
         def batch_norm(self, batch):
             raise ValueError("no such shape\nin line 3")
@@ -92,6 +95,16 @@ def test_files_hold_what_was_measured(tmp_path, capsys):
 def test_a_pass_that_a_peer_does_not_have_is_a_dash(tmp_path):
     command.run(FEW, tmp_path, peers=["numpy"])
     assert "| dropout backward | 64 | 2000 | 2.00 | 3.00 | - | - |" in (tmp_path / "table.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("fake_sides")
+def test_relatives_of_dropout_stand_beside_dropout(tmp_path):
+    family = cases.Family("noise", ((64,),), (cases.GAUSSIAN[0], cases.HALF))
+    command.run(dataclasses.replace(FEW, families=(family,)), tmp_path, peers=["numpy"])
+    text = (tmp_path / "table.md").read_text("utf-8")
+    assert "| normdrop, µs | ÷ copy | allocating ÷ copy | ÷ dropout | NumPy | JAX |" in text
+    assert "| gaussian dropout forward | 64 | 7000 | 7.00 | 7.00 | 3.50 | - | - |" in text
+    assert "| dropout forward, p=0.5 | 64 | 2000 | 2.00 | 3.00 | - | 4.00 | 2.00 |" in text
 
 
 @pytest.mark.usefixtures("fake_sides")
@@ -219,7 +232,8 @@ def test_every_case_can_be_prepared_and_plotted(chosen):
     ("only", "names"),
     [
         ("masked_batch_norm", {"masked batch norm forward", "masked batch norm backward"}),
-        ("Channel", {"channel dropout forward"}),
+        ("Channel_dropout", {"channel dropout forward"}),
+        ("Drop_block", {"drop block forward", "drop block backward"}),
         ("p=0.1", {"dropout forward, p=0.1"}),
         ("polka", set()),
     ],

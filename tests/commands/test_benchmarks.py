@@ -64,6 +64,9 @@ def test_every_benchmark_runs():
     fused = {f"fused.BatchNormAct{rows}.{name}" for rows in ("", "Rows") for name in passes if "numpy" not in name}
     fused |= {f"batch_norm.MaskedBatchNorm.{name}" for name in passes[:2]}
     fused |= {f"dropout.DropConnect.{name}" for name in passes[:2]}
+    relatives = ["GaussianDropout", "GaussianNoise", "AlphaDropout", "FeatureAlphaDropout", "DropPath", "DropBlock2d"]
+    fused |= {f"family.{owner}.{name}" for owner in relatives for name in passes if "numpy" not in name}
+    fused |= {f"family.{owner}.{name}" for owner in ("ChannelsP", "ElementsP") for name in passes[:2]}
     assert ran | skipped == {f"{owner}.{name}" for owner in owners for name in passes} | fused | {
         "startup.timeraw_import",
         "startup.track_first_call_seconds",

@@ -9,6 +9,7 @@ import torch
 
 from normdrop.bench.batch import Batch
 from normdrop.bench.protocol import Call
+from normdrop.bench.relatives import BLOCK_SIZE
 
 
 class PyTorch:
@@ -145,11 +146,81 @@ def recorded(layer: Any, x: Any, dy: Any) -> dict[str, Call]:
 
 
 class Eager(PyTorch):
-    """PyTorch as it is, with what a compiler would need the graph of autograd for."""
+    """PyTorch as it is, with what takes autograd or much time of a compiler.
+
+    Normal noise is written as users do; paths and blocks are dropped by the operations that torchvision has for it.
+    """
+
+    def gaussian_dropout(self, batch: Batch, p: float) -> Call:
+        x, std = torch.from_numpy(batch.x), (p / (1 - p)) ** 0.5
+        return lambda: torch.empty_like(x).normal_(1.0, std).mul_(x)
+
+    def gaussian_dropout_backward(self, batch: Batch, p: float) -> Call:
+        dy = torch.from_numpy(batch.dy)
+        factors = torch.empty_like(dy).normal_(1.0, (p / (1 - p)) ** 0.5)
+        return lambda: dy * factors
+
+    def gaussian_noise(self, batch: Batch, std: float) -> Call:
+        x = torch.from_numpy(batch.x)
+        return lambda: torch.empty_like(x).normal_(0.0, std).add_(x)
+
+    def alpha_dropout(self, batch: Batch, p: float) -> Call:
+        return self._ready(torch.nn.AlphaDropout(p), torch.from_numpy(batch.x))
+
+    def alpha_dropout_backward(self, batch: Batch, p: float) -> Call:
+        return _backward(torch.nn.AlphaDropout(p), batch)
+
+    def feature_alpha_dropout(self, batch: Batch, p: float) -> Call:
+        return self._ready(torch.nn.FeatureAlphaDropout(p), torch.from_numpy(batch.x))
+
+    def feature_alpha_dropout_backward(self, batch: Batch, p: float) -> Call:
+        return _backward(torch.nn.FeatureAlphaDropout(p), batch)
+
+    def drop_path(self, batch: Batch, p: float) -> Call:
+        x = torch.from_numpy(batch.x)
+        return lambda: x * _paths(x, p)
+
+    def drop_path_backward(self, batch: Batch, p: float) -> Call:
+        dy = torch.from_numpy(batch.dy)
+        paths = _paths(dy, p)
+        return lambda: dy * paths
+
+    def drop_block(self, batch: Batch, p: float) -> Call:
+        x = torch.from_numpy(batch.x)
+        return lambda: _scaled(x, _blocks(x, p))
+
+    def drop_block_backward(self, batch: Batch, p: float) -> Call:
+        dy = torch.from_numpy(batch.dy)
+        kept = _blocks(dy, p)
+        scale = kept.numel() / kept.sum()
+        return lambda: dy * scale * kept
 
     def fused_backward(self, batch: Batch, p: float) -> Call:
         layers = torch.nn.Sequential(_norm(batch), torch.nn.ReLU(), torch.nn.Dropout(p))
-        return recorded(layers, torch.from_numpy(batch.x), torch.from_numpy(batch.dy))["backward"]
+        return _backward(layers, batch)
+
+
+def _backward(layer: Any, batch: Batch) -> Call:
+    return recorded(layer, torch.from_numpy(batch.x), torch.from_numpy(batch.dy))["backward"]
+
+
+def _paths(x: Any, p: float) -> Any:
+    """Draw the factor of each sample."""
+    return x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - p).div_(1 - p)
+
+
+def _blocks(x: Any, p: float) -> Any:
+    """Draw 0 for what blocks cover and 1 for the rest, with the paper's rate of their seeds."""
+    *outer, height, width = x.shape
+    places = height - BLOCK_SIZE + 1, width - BLOCK_SIZE + 1
+    seeds = x.new_empty(*outer, *places).bernoulli_(p * height * width / (BLOCK_SIZE**2 * places[0] * places[1]))
+    half = BLOCK_SIZE // 2
+    padded = torch.nn.functional.pad(seeds, [half] * 4)
+    return 1 - torch.nn.functional.max_pool2d(padded, BLOCK_SIZE, 1, half)
+
+
+def _scaled(x: Any, kept: Any) -> Any:
+    return x * kept * (kept.numel() / kept.sum())
 
 
 def make(n_threads: int) -> Eager:
