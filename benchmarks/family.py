@@ -31,15 +31,15 @@ FLAT = [name for name in TOKENS if family_of(name) in ("BERT hidden", "MLP")]
 
 
 class _Relative(_Passes):
-    """Forward and backward, without a step, in float32."""
+    """Passes without a step, in float32."""
 
-    passes: tuple[cases.Pass, cases.Pass]
+    passes: tuple[cases.Pass, ...]
     params = [OPERATIONS, DTYPES[:1], LAYOUTS[:1], MAPS]
     track_vs_numpy = None
 
     def _calls(self, side: Any, batch: Batch, name: str) -> Mapping[str, Call]:
-        both = zip(OPERATIONS, self.passes, strict=True)
-        return {operation: getattr(side, each.method)(batch, *each.arguments) for operation, each in both}
+        named = zip(self.params[0], self.passes, strict=True)
+        return {operation: getattr(side, each.method)(batch, *each.arguments) for operation, each in named}
 
 
 class _OfElements(_Relative):
@@ -53,9 +53,10 @@ class GaussianDropout(_OfElements):
 
 
 class GaussianNoise(_OfElements):
-    """A sum with normal noise, whose backward pass is a copy."""
+    """A sum with normal noise, whose backward pass is a copy and is not tracked."""
 
-    passes = cases.NOISE
+    params = [OPERATIONS[:1], *_OfElements.params[1:]]
+    passes = cases.NOISE[:1]
 
 
 class AlphaDropout(_OfElements):
@@ -140,9 +141,11 @@ def main(arguments: list[str]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     peer = _peer()
     machine = _machine() + (f", PyTorch {peer.version}" if peer else "")
-    text = "\n".join([machine, "", *_table(peer), ""])
-    (options.output / "family.txt").write_text(text, encoding="utf-8")
-    print(text)
+    lines = [machine, ""]
+    for line in _table(peer):
+        print(line, flush=True)  # each pass takes some seconds
+        lines.append(line)
+    (options.output / "family.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     return 0
 
 
