@@ -45,7 +45,7 @@ def real(value: object, name: str, remedy: str) -> float:
 
 def no_array_of_p(p: object) -> None:
     """Refuse a p that varies where it cannot."""
-    if isinstance(p, np.ndarray) or callable(p):
+    if isinstance(p, np.ndarray) or callable(p) or bool(getattr(p, "ndim", 0)):  # of any library
         raise TypeError(
             f"p must be one number here, the probability of dropping an element, from 0 to 1; got {kind(p)}. Arrays "
             "are for functional.dropout and for the layers Dropout, Dropout1d and so on, schedules for those layers."

@@ -17,7 +17,7 @@ from normdrop.layers import Layer
 T = TypeVar("T")
 
 _LEAVES = (str, bytes, bytearray, int, float, complex, np.ndarray, np.generic, type, ModuleType, FunctionType)
-_MODES = ("training", "sampling", "counting")  # of those that a layer has
+_MODES = ("training", "sampling", "_counts")  # of those that a layer has
 _NO_PASSES = None, 0, False
 
 

@@ -9,6 +9,7 @@ from normdrop.functional._masking import Scaling
 from normdrop.layers.attributes import Fixed
 from normdrop.layers.base import Array
 from normdrop.layers.dropout import Dropout
+from normdrop.layers.given_p import Probability
 from normdrop.random import RNG
 
 Mode: TypeAlias = Literal["row", "batch"]
@@ -23,9 +24,10 @@ class DropPath(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float, ndarray of floats, or callable, default 0.5
         Probability of dropping the branch, from 0 to 1. The paper has it grow linearly over the blocks, from 0 at the
-        input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``.
+        input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``. An array of shape (N, 1, ..., 1) is one of each sample,
+        and a callable is a schedule, as for `Dropout`.
     mode : {"row", "batch"}, default "row"
         ``"row"``: each sample along axis 0 has a mask element of its own. ``"batch"``: all elements have the same, as
         in the paper.
@@ -59,7 +61,9 @@ class DropPath(Dropout):
     True
     """
 
-    def __init__(self, p: float = 0.5, *, mode: Mode = "row", scaling: Scaling = "inverted", rng: RNG = None) -> None:
+    def __init__(
+        self, p: Probability = 0.5, *, mode: Mode = "row", scaling: Scaling = "inverted", rng: RNG = None
+    ) -> None:
         chosen = _checks.choice(mode, "mode", _MODES)
         super().__init__(p, scaling=scaling, rng=rng)
         vars(self)["mode"] = chosen

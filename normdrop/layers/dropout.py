@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _state, functional
+from normdrop import _checks, _process, _state, functional
 from normdrop.functional._masking import SCALINGS, DropoutContext, Mask, Scaling
 from normdrop.functional._varied import realized
 from normdrop.layers import given_p
@@ -66,7 +66,8 @@ class Dropout(Layer):
     alone.
 
     A schedule moves on by one step with each training pass, with a given mask, too; not with one that fails or is of
-    nothing, not in inference, and not within `normdrop.sampling`. It cannot be pickled if it is a lambda: use a
+    nothing, not in inference, and not within `normdrop.sampling`. Where gradients are accumulated over several passes,
+    set `step` to the number of the optimizer's step before each. A schedule cannot be pickled if it is a lambda: use a
     function of a module, or an object with ``__call__``.
 
     References
@@ -110,17 +111,21 @@ class Dropout(Layer):
         super().__init__()
         self.p = p
         own = vars(self)
-        own.update(step=0, counting=True)
+        own.update(step=0, _counts=True)
         own["shared_axes"] = _checks.axes(shared_axes)
         own["scaling"] = _checks.choice(scaling, "scaling", SCALINGS)
         self.stream = as_stream(rng)  # last: it may draw from rng
 
     p = Option[Any](given_p.taken, "Probability of dropping an element: a number, an array or a schedule.")
     step = Option(given_p.check_step, "Number of training passes under a schedule so far.")
-    counting = Option(lambda value: _checks.flag(value, "counting"), "Whether training passes move a schedule on.")
     stream = Option(check_stream, "Key and call number of the next mask.")
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
+
+    def train(self) -> Self:
+        """Switch to training mode, in which a schedule moves; as of any layer."""
+        vars(self)["_counts"] = True  # even of a copy that was made within `sampling`
+        return super().train()
 
     @property
     def realized_p(self) -> float | npt.NDArray[np.float64]:
@@ -226,9 +231,9 @@ class Dropout(Layer):
                 sample_ids=sample_ids,
                 out=out,
             )
-            if x.size and own["counting"] and given_p.is_schedule(own["p"]):
-                given_p.count(own, 1)
-                n_counted = 1
+            if x.size and own["_counts"] and given_p.is_schedule(own["p"]):
+                with _process.updating:
+                    own["step"], n_counted = own["step"] + 1, 1
             if return_context:
                 return y, made
             self._keep(made, asked=x.size > 0)
@@ -236,7 +241,8 @@ class Dropout(Layer):
         except BaseException:
             self._passes.waiting = waiting
             if n_counted:
-                given_p.count(own, -n_counted)
+                with _process.updating:
+                    own["step"] -= n_counted
             if made is not None and stream is not None and x.size:
                 stream.give_back(made.call)
             raise
@@ -302,8 +308,9 @@ class Dropout(Layer):
         Parameters
         ----------
         state : mapping
-            Exactly the entries of `state_dict`.
+            Exactly the entries of `state_dict`: of a layer whose p is a schedule, if p is one here.
         """
+        given_p.check_state(state, self.p)
         if not given_p.is_schedule(self.p):
             self.stream.load_state_dict(state)
             return
@@ -313,11 +320,11 @@ class Dropout(Layer):
         _state.assign({}, {}, self, {"step": step}, stream)
 
     def _sample(self) -> bool:
-        self.counting = False
+        vars(self)["_counts"] = False
         return super()._sample()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__setstate__({"step": 0, "counting": True} | dict(state))  # pickles from before schedules have neither
+        super().__setstate__({"step": 0, "_counts": True} | dict(state))  # pickles from before schedules have neither
         p = vars(self).get("p")
         if isinstance(p, np.ndarray):
             p.flags.writeable = False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process
+from normdrop import _checks
 from normdrop.functional._varied import Vector, is_array, probabilities
 
 Schedule: TypeAlias = Callable[[int], "float | npt.NDArray[Any]"]
@@ -34,14 +34,24 @@ def taken(p: object) -> Any:
 
 def at(p: Any, step: int) -> float | Vector:
     """Return p at a step, after checks."""
-    return probabilities(p(step) if is_schedule(p) else p)
+    if not is_schedule(p):
+        return probabilities(p)
+    found = p(step)
+    try:
+        return probabilities(found)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"the schedule {_name(p)} must return a p, and at step {step} did not: {error}") from None
 
 
 def text(p: Any, step: int) -> str:
     """Return p as a layer's repr has it."""
     if is_schedule(p):
-        return f"{getattr(p, '__name__', type(p).__name__)}, step={step}"
+        return f"{_name(p)}, step={step}"
     return f"array of shape {p.shape}" if isinstance(p, np.ndarray) else f"{p}"
+
+
+def _name(p: Any) -> str:
+    return str(getattr(p, "__name__", type(p).__name__))
 
 
 def check_step(value: object) -> int:
@@ -49,7 +59,16 @@ def check_step(value: object) -> int:
     return _checks.integer(value, "step", 0, 2**63 - 1)
 
 
-def count(own: dict[str, Any], n: int) -> None:
-    """Add to the steps of a layer with this dictionary."""
-    with _process.updating:
-        own["step"] += n
+def check_state(state: object, p: Any) -> None:
+    """Refuse a saved state without the step of a schedule, and one with a step for a p that has none."""
+    if not isinstance(state, Mapping) or ("step" in state) == is_schedule(p):
+        return
+    if is_schedule(p):
+        raise ValueError(
+            f"state must have a step, because p is the schedule {_name(p)}; it was saved without one. Add the number "
+            "of training passes so far: state | {'step': np.array(0)}."
+        )
+    raise ValueError(
+        f"state must have no step, because p is {_checks.kind(p)} and no schedule. Set layer.p to the schedule first, "
+        "or leave out the entry."
+    )

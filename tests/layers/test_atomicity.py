@@ -40,6 +40,10 @@ def sampling() -> normdrop.Layer:
     return layer
 
 
+def rising(step: int) -> np.ndarray:
+    return np.array([0.1, 0.5, 0.9]) * min(step / 8, 1.0)
+
+
 class Connected(normdrop.DropConnect):
     """With weights of its own."""
 
@@ -51,6 +55,7 @@ LAYERS: dict[str, Callable[[], normdrop.Layer]] = {
     "Dropout": lambda: normdrop.Dropout(0.5, rng=stream()),
     "Dropout, shared axes": lambda: normdrop.Dropout(0.5, shared_axes=1, rng=stream()),
     "Dropout, original": lambda: normdrop.Dropout(0.5, scaling="original", rng=stream()),
+    "Dropout, a schedule of arrays": lambda: normdrop.Dropout(rising, rng=stream()),
     "Dropout, all": lambda: normdrop.Dropout(1.0, rng=stream()),
     "Dropout2d": lambda: normdrop.Dropout2d(0.5, rng=stream()),
     "ConcreteDropout": lambda: normdrop.ConcreteDropout(0.5, rng=stream()),

@@ -283,3 +283,19 @@ def test_an_empty_tensor_stays_and_takes_no_call() -> None:
     stream = normdrop.MaskStream(1)
     assert functional.dropout(torch.ones(0, 3), 0.5, rng=stream).shape == (0, 3)
     assert stream.call == 0
+
+
+def test_a_p_that_varies_is_refused_with_a_sentence_that_says_where_it_goes() -> None:
+    x = _x("Dropout2d")
+    calls = (
+        ours.Dropout,
+        ours.Dropout2d,
+        lambda p: ours.FusedBatchNorm(9, p=p),
+        lambda p: functional.dropout(x, p),
+        lambda p: functional.dropout2d(x, p, training=False),
+        lambda p: functional.batch_norm_act(x, None, None, p=p),
+    )
+    for call in calls:
+        for p in (np.full(9, 0.5), lambda step: 0.5, torch.full((9,), 0.5)):
+            with pytest.raises(TypeError, match=r"p must be one number here.* Arrays are for functional.dropout"):
+                call(p)
