@@ -23,6 +23,7 @@ _OTHERS = (
     "sample_dropout",
     "shared_batch_norm",
     "statistics",
+    "varied_dropout",
 )
 
 
@@ -44,8 +45,8 @@ def warmup(
     operations : str or iterable of str, default ("dropout", "channel_dropout", "batch_norm")
         What will be called, forward, backward and in inference; also "alpha_dropout", "concrete_dropout",
         "drop_block", "drop_connect", "gaussian_dropout", "gaussian_noise", "batch_norm_act", "act_dropout"; for dropout
-        with `sample_ids`, "sample_dropout"; for batch norm with a mask or weights, "masked_batch_norm", with `reduce`,
-        "shared_batch_norm"; for `ChannelStatistics`, "statistics".
+        with `sample_ids`, "sample_dropout", with an array as p, "varied_dropout"; for batch norm with a mask or
+        weights, "masked_batch_norm", with `reduce`, "shared_batch_norm"; for `ChannelStatistics`, "statistics".
     dtypes : dtype or iterable of dtype, default float32
         Dtypes of the inputs.
     activations : str or iterable of str, default "relu"

@@ -27,6 +27,7 @@ from normdrop._cpu.kernels import (
     rows,
     sample_masks,
     transposed,
+    varied,
 )
 from normdrop._cpu.launchers import exact_sums_of
 from normdrop._cpu.toolchain import launch
@@ -69,6 +70,11 @@ _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
         *_named([masked_planes], "batch_norm", "backward"),
         *_named(_ORDERS, "gradients", "normalize"),
     ],
+    "varied_dropout": [
+        *_named([varied], "dropout_varied", "apply_factors"),
+        given_masks.mask_planes,
+        given_masks.mask_elements,
+    ],
     "statistics": _named((*_ORDERS, *_MASKED), "moments"),  # the exact ones have a kernel for each dtype
     "shared_batch_norm": [
         *_named(_ORDERS, "moments", "gradients", "normalize"),
@@ -109,6 +115,8 @@ def compilations(
             wanted.update({(drop_block.keep_blocks, _BOOL, None, threads): None for threads in both})
         if operation == "sample_dropout":
             wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
+        if operation == "varied_dropout":
+            wanted.update({(varied.keep_varied, _BOOL, None, threads): None for threads in both})
         if operation == "statistics":
             wanted.update({(exact_sums_of(dtype), dtype, None, threads): None for dtype in dtypes for threads in both})
         if operation in ("batch_norm", "batch_norm_act", "masked_batch_norm", "shared_batch_norm"):

@@ -57,6 +57,10 @@ CASES = {
     "channel_dropout": ("[(n, 4, 2, 4)]", "[normdrop.Dropout2d(0.5)]"),
     "sample_dropout": ("[(n, 32)]", "[OfSamples(0.5)]"),
     "drop_connect": ("[(n, 32)]", "[Connected(0.5), Connected(0.5, masks='batch')]"),
+    "varied_dropout": (
+        "[(n, 32)]",
+        "[normdrop.Dropout(np.linspace(0, 1, 32), **how) for how in ({}, {'scaling': 'original'}, {'shared_axes': 0})]",
+    ),
     "concrete_dropout": ("[(n, 32)]", "[normdrop.ConcreteDropout(0.5)]"),
     "gaussian_dropout": ("[(n, 32)]", "[normdrop.GaussianDropout(0.5)]"),
     "gaussian_noise": ("[(n, 32)]", "[normdrop.GaussianNoise(0.5)]"),
@@ -166,6 +170,16 @@ def test_kernels_of_statistics_and_of_a_shared_batch_are_made_ready(monkeypatch)
     normdrop.warmup("shared_batch_norm", parallel=False)
     passes = {"moments", "gradients", "normalize", "row_gradient", "plane_gradient"}
     assert {name for name, _ in asked} == passes | {"update_running", "inference_vectors"}
+
+
+def test_kernels_of_a_p_that_varies_are_made_ready(monkeypatch):
+    from normdrop._cpu.toolchain.launch import Kernel
+
+    asked = set()
+    monkeypatch.setattr(Kernel, "compile", lambda self, *kinds, parallel: asked.add((self.function.__name__, kinds[0])))
+    normdrop.warmup("varied_dropout", "float64", parallel=False)
+    passes = {"dropout_varied", "apply_factors", "mask_planes", "mask_elements"}
+    assert asked >= {(name, np.dtype(np.float64)) for name in passes} | {("keep_varied", np.dtype(np.bool_))}
 
 
 @pytest.mark.parametrize("operation", ["act_dropout", "batch_norm_act"])
