@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,51 @@ def test_with_ids_a_sample_has_the_mask_of_its_own_p_wherever_it_is(backend: Any
     for n in (1, 4):
         alone = functional.dropout(x[n : n + 1], each[n : n + 1], rng=stream(), sample_ids=ids[n : n + 1])[0]
         np.testing.assert_array_equal(alone, y[n : n + 1])
+
+
+# (outer, C, inner): runs around a pair of groups of the law, channels side by side, few and many of them.
+FOLDED = [
+    (1, 255, 1), (1, 256, 1), (1, 1000, 1), (9, 3, 1), (70, 17, 1), (2, 2100, 1), (60, 40, 3), (12, 2, 16), (3, 5, 255),
+    (3, 3, 256), (4, 3, 257), (2, 2100, 2), (9, 5, 30), (1, 2, 1300), (5, 1, 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", ["inverted", "original"])
+def test_wherever_channels_lie_each_element_has_the_p_of_its_own(backend: Any, scaling: Any) -> None:
+    for shape in FOLDED:
+        x, p = np.random.default_rng(0).normal(size=shape).astype(np.float32), p_of(shape[1], 1)
+        y, context = functional.dropout(x, p, rng=stream(), scaling=scaling)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = np.float32(1 / (1 - np.rint(p * 2.0**32) / 2.0**32)) if scaling == "inverted" else np.float32(1)
+            expected = np.where(law_of(shape, p), x * factor, np.float32(0))
+        assert y.tobytes() == expected.tobytes(), shape
+        assert functional.dropout_backward(x, context).tobytes() == expected.tobytes(), shape
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_p_of_another_dtype_counts_as_the_number_that_it_is(backend: Any, kind: Any) -> None:
+    x, p = np.ones((40, 50)), np.random.default_rng(0).uniform(0, 1, (40, 50)).astype(kind)
+    p[0, :3] = 0.0, -0.0, 1.0
+    for given in ({}, {"sample_ids": np.arange(40)}):
+        y = functional.dropout(x, p, rng=stream(), **given)[0]
+        np.testing.assert_array_equal(y, functional.dropout(x, p.astype(np.float64), rng=stream(), **given)[0])
+    y = functional.dropout_inference(x, p, scaling="original")[0]
+    np.testing.assert_array_equal(y, functional.dropout_inference(x, p.astype(np.float64), scaling="original")[0])
+
+
+@pytest.mark.parametrize("n", [50, 3000])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_becomes_of_the_array_after_the_pass_does_not_matter(backend: Any, n: int, read_only: bool) -> None:
+    x, p = np.ones(n), p_of(n)
+    given = p.view()
+    given.flags.writeable = not read_only
+    y, context = functional.dropout(x, given, rng=stream())
+    saved = pickle.dumps(context)
+    p[...] = 1.0
+    for _ in range(3):
+        functional.dropout(x, p, rng=1)  # takes memory that nobody has
+    np.testing.assert_array_equal(functional.dropout_backward(x, context), y)
+    np.testing.assert_array_equal(functional.dropout_backward(x, pickle.loads(saved)), y)
 
 
 # Name: shape of x, shape of p, shared axes, whether samples have ids. Large enough for threads.
