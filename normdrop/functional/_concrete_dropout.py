@@ -27,6 +27,11 @@ class ConcreteDropoutContext(NamedTuple):
     relaxation: Relaxation
     """Key and call of the stream, the logit of p and the temperature."""
 
+    @property
+    def call(self) -> int:
+        """Call of the stream."""
+        return self.relaxation.call
+
 
 def logit_of(value: object) -> float:
     """Return a logit of p as a float, after checks."""

@@ -33,6 +33,11 @@ class DropConnectContext(NamedTuple):
     has_bias: bool
     """Whether there was a bias."""
 
+    @property
+    def call(self) -> int:
+        """Call of the stream."""
+        return self.connections.call
+
 
 def drop_connect(
     x: Array,

@@ -13,8 +13,9 @@ from normdrop import _checks, _state, functional
 from normdrop.functional._concrete_dropout import ConcreteDropoutContext, logit_of, temperature_of
 from normdrop.functional._masking import DropoutContext
 from normdrop.layers.attributes import Gradient, Option, Vector
-from normdrop.layers.base import Array, Layer
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 
@@ -42,7 +43,7 @@ def _regularizer(name: str) -> Callable[[object], float]:
     return check
 
 
-class ConcreteDropout(Layer):
+class ConcreteDropout(Drawing):
     r"""Dropout whose p is learned: elements are kept by a continuous share while training.
 
     .. math:: y_i = \frac{(1 - z_i) x_i}{1 - p}, \qquad
@@ -123,7 +124,6 @@ class ConcreteDropout(Layer):
     temperature = Option(temperature_of, "How soft the shares are.")
     weight_regularizer = Option(_regularizer("weight_regularizer"), "Factor of the weights' part of regularization.")
     dropout_regularizer = Option(_regularizer("dropout_regularizer"), "Factor of the part of p in regularization.")
-    stream = Option(check_stream, "Key and call number of the next pass.")
     logit = Vector[Array](_number, "log(p / (1 - p)), the learned parameter.")
     dlogit = Gradient["Array | None"](_number, "Gradient of the logit.")
 
@@ -180,24 +180,14 @@ class ConcreteDropout(Layer):
         x, own = _checks.array(x, "x"), vars(self)
         return_context = _checks.flag(return_context, "return_context")
         if not own["training"]:
-            y, passed = functional.dropout_inference(x, 0.0, out=out)
-            if not return_context:
-                self._keep(passed, asked=False)
-            return (y, passed) if return_context else y
-        stream, waiting, made = own["stream"], self._passes.waiting, None
-        try:  # all or nothing, whatever interrupts it
-            y, made = functional.concrete_dropout(
-                x, float(own["logit"]), temperature=own["temperature"], rng=stream, out=out
-            )
-            if return_context:
-                return y, made
-            self._keep(made, asked=x.size > 0)
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if made is not None and x.size:
-                stream.give_back(made.relaxation.call)
-            raise
+            return self._passed(lambda: functional.dropout_inference(x, 0.0, out=out), return_context=return_context)
+        options: Any = {"temperature": own["temperature"], "rng": own["stream"], "out": out}
+        return self._trained(
+            lambda: functional.concrete_dropout(x, float(own["logit"]), **options),
+            moves=x.size > 0,
+            asked=x.size > 0,
+            return_context=return_context,
+        )
 
     if TYPE_CHECKING:
 
@@ -323,7 +313,7 @@ class ConcreteDropout(Layer):
         dict
             ``logit`` (float64, shape ()), ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()).
         """
-        return {"logit": self.logit.copy()} | self.stream.state_dict()
+        return {"logit": self.logit.copy()} | super().state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the logit, key and call.

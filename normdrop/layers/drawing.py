@@ -1,10 +1,11 @@
-"""What layers share that draw from a stream and have nothing else to save."""
+"""What layers share that draw from a stream: the pass that happens whole or not at all, and what is saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from normdrop.layers import given_p
 from normdrop.layers.attributes import Option
 from normdrop.layers.base import Array, Layer
 from normdrop.random import check_stream
@@ -25,19 +26,34 @@ class Drawing(Layer):
         return (y, context) if return_context else y
 
     def _trained(
-        self, run: Callable[[], tuple[Array, C]], *, moves: bool, asked: bool, return_context: bool
+        self,
+        run: Callable[[], tuple[Array, C]],
+        *,
+        moves: bool,
+        asked: bool,
+        return_context: bool,
+        counts: bool = False,
     ) -> Array | tuple[Array, C]:
-        """Run a pass in training, which takes a call if it `moves` the stream: all or nothing, whatever interrupts."""
-        stream, waiting = vars(self)["stream"], self._passes.waiting
+        """Run a pass in training: all or nothing, whatever interrupts it.
+
+        It takes a call if it `moves` the stream, and is a step of a schedule if it `counts`.
+        """
+        own, waiting = vars(self), self._passes.waiting
+        stream, n_counted = own["stream"], 0
         made: Any = None
         try:
             y, made = run()
+            if counts:
+                given_p.count(own, 1)
+                n_counted = 1
             if return_context:
                 return y, made
             self._keep(made, asked=asked)
             return y
         except BaseException:
             self._passes.waiting = waiting
+            if n_counted:
+                given_p.count(own, -n_counted)
             if made is not None and moves:
                 stream.give_back(made.call)
             raise

@@ -149,23 +149,20 @@ class DropConnect(Drawing):
         own = vars(self)
         return_context = _checks.flag(return_context, "return_context")
         if not own["training"]:
-            y, made = functional.drop_connect_inference(x, weight, bias, p=own["p"], scaling=own["scaling"], out=out)
-            if not return_context:
-                self._keep(made, asked=False)
-            return (y, made) if return_context else y
-        stream, waiting, passed = own["stream"], self._passes.waiting, None
+            options = {name: own[name] for name in ("p", "scaling")}
+            return self._passed(
+                lambda: functional.drop_connect_inference(x, weight, bias, out=out, **options),
+                return_context=return_context,
+            )
+        x, weight = _checks.array(x, "x"), _checks.array(weight, "weight")
+        drawn = x.size > 0 and weight.size > 0
         options = {name: own[name] for name in ("p", "masks", "scaling")}
-        try:  # all or nothing, whatever interrupts it
-            y, passed = functional.drop_connect(x, weight, bias, rng=stream, out=out, **options)
-            if return_context:
-                return y, passed
-            self._keep(passed, asked=_has_connections(passed))
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if passed is not None and _has_connections(passed):
-                stream.give_back(passed.connections.call)
-            raise
+        return self._trained(
+            lambda: functional.drop_connect(x, weight, bias, rng=own["stream"], out=out, **options),
+            moves=drawn,
+            asked=drawn,
+            return_context=return_context,
+        )
 
     if TYPE_CHECKING:
 
@@ -218,8 +215,3 @@ class DropConnect(Drawing):
             f"{type(self).__name__}(p={self.p}, masks={self.masks!r}, scaling={self.scaling!r}, rng={self.stream!r}, "
             f"training={self.training})"
         )
-
-
-def _has_connections(context: DropConnectContext) -> bool:
-    """Whether a pass had any, so that it took a call."""
-    return context.x.size > 0 and context.weight.size > 0

@@ -13,15 +13,16 @@ from normdrop.functional._masking import SCALINGS, DropoutContext, Mask, Scaling
 from normdrop.functional._varied import realized
 from normdrop.layers import given_p
 from normdrop.layers.attributes import Fixed, Option
-from normdrop.layers.base import Array, Layer
+from normdrop.layers.base import Array
+from normdrop.layers.drawing import Drawing
 from normdrop.layers.given_p import Probability
-from normdrop.random import RNG, as_stream, check_stream
+from normdrop.random import RNG, as_stream
 
 S = TypeVar("S", bound=np.generic)
 Integers: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
-class Dropout(Layer):
+class Dropout(Drawing):
     r"""Drop each element with probability p while training.
 
     .. math:: y_i = \frac{m_i x_i}{1 - p}, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
@@ -119,6 +120,7 @@ class Dropout(Layer):
     p = Option[Any](given_p.taken, "Probability of dropping an element: a number, an array or a schedule.")
     step = Option(given_p.check_step, "Number of training passes under a schedule so far.")
     stream = Option(check_stream, "Key and call number of the next mask.")
+    counting = Option(lambda value: _checks.flag(value, "counting"), "Whether training passes move a schedule on.")
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
 
@@ -212,21 +214,19 @@ class Dropout(Layer):
         if not own["training"]:
             if mask is not None:
                 raise ValueError("mask is for training; inference drops nothing. Call train() or leave out mask.")
-            y, context = functional.dropout_inference(x, self._p_for(x), scaling=own["scaling"], out=out)
-            if not return_context:
-                self._keep(context, asked=False)
-            return (y, context) if return_context else y
+            return self._passed(
+                lambda: functional.dropout_inference(x, self._p_for(x), scaling=own["scaling"], out=out),
+                return_context=return_context,
+            )
         if sample_ids is not None and self._without_ids():
             raise ValueError(f"sample_ids are those of samples along axis 0, and {self._without_ids()}")
-        stream = own["stream"] if mask is None else None
-        waiting, made, n_counted = self._passes.waiting, None, 0
-        try:  # all or nothing, whatever interrupts it
-            y, made = functional.dropout(
+        return self._trained(
+            lambda: functional.dropout(
                 x,
                 self._p_for(x),
                 shared_axes=axes,
                 scaling=own["scaling"],
-                rng=stream,
+                rng=own["stream"] if mask is None else None,
                 mask=mask,
                 sample_ids=sample_ids,
                 out=out,
@@ -246,6 +246,12 @@ class Dropout(Layer):
             if made is not None and stream is not None and x.size:
                 stream.give_back(made.call)
             raise
+            ),
+            moves=mask is None and x.size > 0,
+            asked=x.size > 0,
+            return_context=return_context,
+            counts=x.size > 0 and own["counting"] and given_p.is_schedule(own["p"]),
+        )
 
     if TYPE_CHECKING:
 
@@ -299,7 +305,7 @@ class Dropout(Layer):
         dict
             ``key`` (uint32, shape (2,)) and ``call`` (int64, shape ()); if p is a schedule, ``step`` (int64, shape ()).
         """
-        state = self.stream.state_dict()
+        state = super().state_dict()
         return state | {"step": np.array(self.step, np.int64)} if given_p.is_schedule(self.p) else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -312,7 +318,7 @@ class Dropout(Layer):
         """
         given_p.check_state(state, self.p)
         if not given_p.is_schedule(self.p):
-            self.stream.load_state_dict(state)
+            super().load_state_dict(state)
             return
         _state.check_keys(state, ("key", "call", "step"))
         step = given_p.check_step(int(_state.entry(state, "step", (), "iu")))
