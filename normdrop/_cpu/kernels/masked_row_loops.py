@@ -89,10 +89,28 @@ def _weighted(decisions: Any, w: Lanes, columns: Any) -> Any:
     return first + columns
 
 
+def _writers(operation: Operation, last: Operation) -> tuple[Any, Any]:
+    """Return what writes 16 elements, and what writes 32 that count."""
+
+    @helper
+    def write(y: Memory, inputs: Inputs, i: Index, decisions: Any, w: Lanes, numbers: Any, streaming: Flag) -> None:
+        store_or_stream(y, i, operation(*load_each(inputs, i), *last(decisions, w, numbers)), streaming)
+
+    @helper
+    def write_two(y: Memory, inputs: Inputs, i: Index, w: Lanes, numbers: Any, others: Any, streaming: Flag) -> None:
+        x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
+        y0, y1 = operation(*x0, *last(_ALL, w, numbers)), operation(*x1, *last(_ALL, w, others))
+        store_or_stream(y, i, y0, streaming)
+        store_or_stream(y, i + LANES, y1, streaming)
+
+    return write, write_two
+
+
 @cache
-def loop_of(operation: Operation, *, weighted: bool = False) -> Any:  # noqa: PLR0915  # one loop
+def loop_of(operation: Operation, *, weighted: bool = False) -> Any:
     """Return the loop of an operation, made for it as those of `normdrop._cpu.kernels.elementwise_rows`."""
     weigh, last = (weight_of, _weighted) if weighted else (once_each, _decided)
+    write, write_two = _writers(operation, last)
 
     def write_stack(y: Memory, inputs: Inputs, mask: Memory, weights: Memory, stack: Stack, numbers: Columns) -> None:
         """Write rows; all pointers are to what belongs to the first of them, weights are not read without any."""
@@ -111,22 +129,16 @@ def loop_of(operation: Operation, *, weighted: bool = False) -> Any:  # noqa: PL
             end = row * stack.n_channels
             if counts:
                 while i + 2 * LANES <= end:
-                    x0, x1 = load_each(inputs, i), load_each(inputs, i + LANES)
-                    y0 = operation(*x0, *last(_ALL, w, numbers_of(numbers, v)))
-                    y1 = operation(*x1, *last(_ALL, w, numbers_of(numbers, v + LANES)))
-                    store_or_stream(y, i, y0, streaming)
-                    store_or_stream(y, i + LANES, y1, streaming)
+                    write_two(y, inputs, i, w, numbers_of(numbers, v), numbers_of(numbers, v + LANES), streaming)
                     i += 2 * LANES
                     v = wrapped(v + 2 * LANES, stack.width)
                 if i + LANES <= end:
-                    y0 = operation(*load_each(inputs, i), *last(_ALL, w, numbers_of(numbers, v)))
-                    store_or_stream(y, i, y0, streaming)
+                    write(y, inputs, i, _ALL, w, numbers_of(numbers, v), streaming)
                     i += LANES
                     v = wrapped(v + LANES, stack.width)
             elif stack.others_are_read:
                 while i + LANES <= end:
-                    y0 = operation(*load_each(inputs, i), *last(_NONE, w, numbers_of(numbers, v)))
-                    store_or_stream(y, i, y0, streaming)
+                    write(y, inputs, i, _NONE, w, numbers_of(numbers, v), streaming)
                     i += LANES
                     v = wrapped(v + LANES, stack.width)
             else:
@@ -137,8 +149,7 @@ def loop_of(operation: Operation, *, weighted: bool = False) -> Any:  # noqa: PL
                 i += n
             if i < end and i + LANES <= stop:
                 decisions, w, row = _of_lanes(mask, weights, row - 1, end - i, stack, weigh)
-                y0 = operation(*load_each(inputs, i), *last(decisions, w, numbers_of(numbers, v)))
-                store_or_stream(y, i, y0, streaming)
+                write(y, inputs, i, decisions, w, numbers_of(numbers, v), streaming)
                 i += LANES
                 v = wrapped(v + LANES, stack.width)
         if i < stop:
