@@ -30,12 +30,8 @@ from normdrop.functional._conditional import (
 from normdrop.functional._drop_block import drop_block, drop_block_backward
 from normdrop.functional._drop_block_mask import DropBlockContext
 from normdrop.functional._drop_block_rate import DropBlockRate, drop_block_rate
-from normdrop.functional._drop_connect import (
-    DropConnectContext,
-    drop_connect,
-    drop_connect_backward,
-    drop_connect_inference,
-)
+from normdrop.functional._drop_connect import DropConnectContext, drop_connect, drop_connect_backward
+from normdrop.functional._drop_connect_inference import drop_connect_inference
 from normdrop.functional._dropout import dropout, dropout_backward, dropout_inference
 from normdrop.functional._gaussian import (
     GaussianDropoutContext,

@@ -1,4 +1,4 @@
-"""DropConnect without state: a dense layer whose connections are dropped, forward, backward and in inference."""
+"""DropConnect without state: a dense layer whose connections are dropped, forward and backward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from normdrop import _advice, _backend, _checks, _device, _layout, _pool
 from normdrop._connections import Connections
 from normdrop.functional._dense_layer import Arguments, arguments, dense, n_rows
-from normdrop.functional._masking import SCALINGS, Scaling, keep_prob_of, law_of, threshold_of
+from normdrop.functional._masking import SCALINGS, Scaling, law_of
 from normdrop.random import RNG, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -18,7 +18,7 @@ Masks: TypeAlias = Literal["sample", "batch"]
 Gradients: TypeAlias = "tuple[Array, Array, Array | None]"
 
 MASKS = ("sample", "batch")
-_ALL = 1 << 32  # T with which everything is dropped
+ALL_DROPPED = 1 << 32  # T with which everything is dropped
 
 
 class DropConnectContext(NamedTuple):
@@ -135,83 +135,8 @@ def drop_connect(
     shared = _checks.choice(masks, "masks", MASKS) == "batch"
     check_rng(rng)
     if _is_empty(made.x, made.weight):
-        return _forward(made, Connections((0, 0), 0, threshold, scale, shared))
-    return with_call(rng, lambda key, call: _forward(made, Connections(key, call, threshold, scale, shared)))
-
-
-def drop_connect_inference(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    *,
-    p: float,
-    scaling: Scaling = "inverted",
-    out: Array | None = None,
-) -> tuple[Array, DropConnectContext]:
-    r"""Apply the dense layer with all connections: the mean of `drop_connect` over all masks.
-
-    :math:`y = x W^T + b` with ``scaling="inverted"``, :math:`y = (1 - p) x W^T + b` with ``scaling="original"``.
-
-    Parameters
-    ----------
-    x : ndarray of floats, shape (N, in)
-        Input.
-    weight : ndarray, shape (out, in), dtype of `x`
-        Weights.
-    bias : ndarray, shape (out,), dtype of `x`, optional
-        Added.
-    p : float
-        Probability of dropping a connection in training.
-    scaling : {"inverted", "original"}, default "inverted"
-        As in training.
-    out : ndarray, shape (N, out), dtype of `x`, optional
-        As in training.
-
-    Returns
-    -------
-    y : ndarray, shape (N, out), dtype of `x`
-        In C order, or `out`.
-    context : DropConnectContext
-        For `drop_connect_backward`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong type, dtype, shape or range.
-
-    See Also
-    --------
-    normdrop.fast.linear : the variance over all masks, too.
-
-    Notes
-    -----
-    The paper does not stop at the mean: it takes each sum for normally distributed, with the mean above and, for
-    inverted scaling, the variance :math:`\frac{p}{1 - p} \sum_i w_{oi}^2 x_{ni}^2`, and averages the activation over
-    samples of that. ``fast.linear(fast.Moments(x), weight.T, bias, p=p)`` gives both, and `normdrop.fast.activation`
-    the average without sampling. For dropped connections give each sum the mean and variance that dropped inputs give
-    it; besides, for a given x, the sums are then independent of each other, as `normdrop.fast` takes them to be.
-
-    References
-    ----------
-    .. [1] L. Wan, M. Zeiler, S. Zhang, Y. LeCun and R. Fergus, "Regularization of neural networks using DropConnect",
-       ICML 2013, section 3.2 (inference).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from normdrop import fast, functional
-    >>> x, weight = np.array([[1.0, 2.0]]), np.array([[3.0, 1.0]])
-    >>> functional.drop_connect_inference(x, weight, p=0.5)[0].tolist()
-    [[5.0]]
-    >>> moments, _ = fast.linear(fast.Moments(x), weight.T, p=0.5)
-    >>> moments.mean.tolist(), moments.var.tolist()  # of 0, 4, 6 and 10
-    ([[5.0]], [[13.0]])
-    """
-    made = arguments(x, weight, bias, out)
-    keep_prob = keep_prob_of(threshold_of(_checks.probability(p)))
-    original = _checks.choice(scaling, "scaling", SCALINGS) == "original"
-    threshold = _ALL if original and keep_prob == 0.0 else 0
-    return _forward(made, Connections((0, 0), 0, threshold, keep_prob if original else 1.0, True))
+        return forward(made, Connections((0, 0), 0, threshold, scale, shared))
+    return with_call(rng, lambda key, call: forward(made, Connections(key, call, threshold, scale, shared)))
 
 
 def drop_connect_backward(dy: Array, context: DropConnectContext) -> Gradients:
@@ -276,7 +201,7 @@ def drop_connect_backward(dy: Array, context: DropConnectContext) -> Gradients:
     _checks.same_place(dy, "dy", x, "the forward pass's x")
     dy = dense(dy)
     dx, dweight = _new(x.shape, x), _new(weight.shape, x)
-    if _is_empty(x, weight) or connections.threshold == _ALL:
+    if _is_empty(x, weight) or connections.threshold == ALL_DROPPED:
         dx.fill(0)
         dweight.fill(0)
     else:
@@ -296,13 +221,14 @@ def _new(shape: tuple[int, ...], like: Array) -> Array:
     return _pool.empty(shape, like.dtype) if _device.on_host(like) else _device.empty(shape, like.dtype, like)
 
 
-def _forward(made: Arguments, connections: Connections) -> tuple[Array, DropConnectContext]:
+def forward(made: Arguments, connections: Connections) -> tuple[Array, DropConnectContext]:
+    """Compute the output of these connections, and what its backward needs."""
     x, weight, bias, out = made
     context = DropConnectContext(_device.native(x), _device.native(weight), connections, bias is not None)
     shape = n_rows(x), n_rows(weight)
     direct = out is not None and out.flags.c_contiguous and out.flags.aligned
     y = out if out is not None and direct else _new(shape, x)
-    if _is_empty(x, weight) or connections.threshold == _ALL:
+    if _is_empty(x, weight) or connections.threshold == ALL_DROPPED:
         y.fill(0)
         if bias is not None and y.size:
             y[...] = _layout.broadcast(dense(bias).reshape((1, shape[1])), list(shape))
