@@ -14,11 +14,24 @@ from normdrop.layers import BatchNorm, BatchNormAct
 
 Array = npt.NDArray[Any]
 
+__all__ = ["Folded", "fold"]
+
 _NOT_OF_ZEROS = ("valid", "reflect", "replicate", "circular")
 
 
 class Folded(NamedTuple):
-    """A weight and a bias that do what they did together with a batch normalization."""
+    """A weight and a bias that do what they did together with a batch normalization.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normdrop
+    >>> norm = normdrop.BatchNorm(2, eps=1e-12, unbiased=False, momentum=0.0)
+    >>> _ = norm(np.array([[-2.0, 0.0], [2.0, 4.0]]))
+    >>> folded = normdrop.fold(np.eye(2), None, norm)
+    >>> folded.weight.round(6).tolist(), folded.bias.round(6).tolist(), folded.max_difference < 1e-9
+    ([[0.5, 0.0], [0.0, 0.5]], [0.0, -1.0], True)
+    """
 
     weight: Array
     """New array of the weight's shape and dtype."""

@@ -25,7 +25,16 @@ _OURS = ("gamma", "beta", "running_mean", "running_var")
 
 
 class Exported(NamedTuple):
-    """A layer in the words of another library."""
+    """A layer in the words of another library.
+
+    Examples
+    --------
+    >>> import normdrop
+    >>> from normdrop.convert import to_keras
+    >>> exported = to_keras(normdrop.BatchNorm(2, channel_axis=-1), arrays=True)
+    >>> exported.options["momentum"], exported.arrays["moving_mean"]
+    (0.9, array([0., 0.]))
+    """
 
     options: dict[str, Any]
     """Arguments of the library's constructor."""

@@ -18,7 +18,16 @@ _MASKS = tuple(map(np.dtype, (np.bool_, np.float32, np.float64)))
 
 
 class ExactEnsemble(NamedTuple):
-    """What `normdrop.exact_ensemble` returns: averages over all masks, each weighted by its probability."""
+    """What `normdrop.exact_ensemble` returns: averages over all masks, each weighted by its probability.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normdrop
+    >>> ensemble = normdrop.exact_ensemble(lambda masks: masks @ np.array([1.0, 2.0]), 2, 0.5)
+    >>> float(ensemble.mean), float(ensemble.var)
+    (1.5, 1.25)
+    """
 
     mean: Vector
     """Arithmetic mean of the outputs."""

@@ -31,6 +31,17 @@ class Prediction:
         Their unbiased variance, divided by n - 1; NaN for one sample.
     quantiles : ndarray, shape (number of quantiles asked for, ...)
         Quantiles in the order in which they were asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normdrop
+    >>> drop = normdrop.Dropout(0.5)
+    >>> answer = normdrop.mc_predict(drop, np.ones(2), 100, model=drop, rng=0)
+    >>> answer
+    Prediction(n_samples=100, shape=(2,))
+    >>> np.allclose(answer.standard_error, answer.std / 10)
+    True
     """
 
     n_samples: int

@@ -17,7 +17,16 @@ ACTIVATIONS = ("relu", "leaky_relu", "step", "sigmoid", "tanh")
 
 
 class ActivationContext(NamedTuple):
-    """What `activation_backward` needs: the derivatives, in float64."""
+    """What `activation_backward` needs: the derivatives, in float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> _, context = fast.activation(fast.Moments(np.zeros(1), np.ones(1)), "relu")
+    >>> context.mean_by_mean
+    array([0.5])
+    """
 
     mean_by_mean: Vector
     """Of the mean of the result by the mean of the input."""

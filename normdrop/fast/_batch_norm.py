@@ -11,7 +11,17 @@ from normdrop.fast._moments import Array, Moments, Vector, array, context_of, gr
 
 
 class BatchNormInferenceContext(NamedTuple):
-    """What `batch_norm_inference_backward` needs."""
+    """What `batch_norm_inference_backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> moments = fast.Moments(np.array([[1.0], [3.0]]))
+    >>> _, context = fast.batch_norm_inference(moments, np.array([1.0]), np.array([4.0]))
+    >>> context.centered.ravel(), context.has_var
+    (array([0., 2.]), False)
+    """
 
     centered: Vector
     """Means of the input less those of the channels, in float64."""
@@ -32,7 +42,18 @@ class BatchNormInferenceContext(NamedTuple):
 
 
 class BatchNormGradients(NamedTuple):
-    """Gradients of batch normalization by given statistics."""
+    """Gradients of batch normalization by given statistics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> moments = fast.Moments(np.array([[1.0], [3.0]]))
+    >>> _, context = fast.batch_norm_inference(moments, np.array([1.0]), np.array([4.0]))
+    >>> gradients = fast.batch_norm_inference_backward(np.ones((2, 1)), None, context)
+    >>> gradients.beta, gradients.var is None
+    (array([2.]), True)
+    """
 
     mean: Array
     """With respect to the means of the input."""

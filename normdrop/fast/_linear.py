@@ -12,7 +12,17 @@ from normdrop.functional._masking import keep_prob_of, threshold_of
 
 
 class LinearContext(NamedTuple):
-    """What `linear_backward` needs."""
+    """What `linear_backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> weight = np.array([[3.0], [1.0]])
+    >>> _, context = fast.linear(fast.Moments(np.ones((4, 2))), weight, p=0.5)
+    >>> context.mean.shape, context.var is None, context.keep_prob
+    ((4, 2), True, 0.5)
+    """
 
     mean: Vector
     """Means of the input, in float64."""
@@ -29,7 +39,18 @@ class LinearContext(NamedTuple):
 
 
 class LinearGradients(NamedTuple):
-    """Gradients of a linear map with dropout on its inputs."""
+    """Gradients of a linear map with dropout on its inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> x, weight = np.array([[1.0, 2.0]]), np.array([[3.0], [1.0]])
+    >>> _, context = fast.linear(fast.Moments(x), weight, p=0.5)
+    >>> gradients = fast.linear_backward(np.ones((1, 1)), None, context)
+    >>> gradients.weight.tolist(), gradients.bias is None
+    ([[1.0], [2.0]], True)
+    """
 
     mean: Array
     """With respect to the means of the input, shape (N, D)."""

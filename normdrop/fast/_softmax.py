@@ -12,7 +12,16 @@ from normdrop.fast._moments import Array, Gradients, Moments, Vector, Wide, cont
 
 
 class SoftmaxContext(NamedTuple):
-    """What `softmax_backward` needs."""
+    """What `softmax_backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import fast
+    >>> _, context = fast.softmax(fast.Moments(np.array([[2.0, 0.0]]), np.array([[3.0, 1.0]])))
+    >>> context.expected.round(3)
+    array([[0.775, 0.225]])
+    """
 
     mean: Vector
     """Means of the logits, in float64."""

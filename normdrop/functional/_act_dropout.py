@@ -17,7 +17,16 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class ActDropoutContext(NamedTuple):
-    """What `act_dropout_backward` needs."""
+    """What `act_dropout_backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.act_dropout(np.ones(4), p=0.5, rng=0)
+    >>> context.activation, context.dropout.scale
+    (('relu', 0.0), 2.0)
+    """
 
     x: Array
     """The input itself, not to be changed before backward; a copy where it was overwritten."""

@@ -24,7 +24,16 @@ Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 class BatchNormContext(NamedTuple):
-    """What `batch_norm_backward` needs, and the statistics of the batch."""
+    """What `batch_norm_backward` needs, and the statistics of the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.batch_norm(np.array([[1.0], [3.0]]))
+    >>> context.mean, context.var, context.n
+    (array([2.]), array([1.]), 2)
+    """
 
     x: Array
     """The input itself, not to be changed before backward; a copy where it was overwritten or had no dense memory."""

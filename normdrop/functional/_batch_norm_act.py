@@ -20,7 +20,16 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class BatchNormActContext(NamedTuple):
-    """What `batch_norm_act_backward` needs, and the statistics of the batch."""
+    """What `batch_norm_act_backward` needs, and the statistics of the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.batch_norm_act(np.array([[1.0], [3.0]]))
+    >>> context.activation, context.norm.mean, context.n
+    (('relu', 0.0), array([2.]), 2)
+    """
 
     norm: BatchNormContext
     """What batch normalization keeps: x, the statistics of the batch, gamma."""

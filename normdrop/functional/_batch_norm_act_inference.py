@@ -21,7 +21,17 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 
 
 class BatchNormActInferenceContext(NamedTuple):
-    """What `batch_norm_act_inference_backward` needs; without x, there is no backward."""
+    """What `batch_norm_act_inference_backward` needs; without x, there is no backward.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x, mean, var = np.ones((2, 1)), np.zeros(1), np.ones(1)
+    >>> _, context = functional.batch_norm_act_inference(x, mean, var, keep_x=True)
+    >>> context.activation, context.x is x
+    (('relu', 0.0), True)
+    """
 
     norm: InferenceContext
     """What batch normalization keeps: the scale and, on request, x and the statistics."""

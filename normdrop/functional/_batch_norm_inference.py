@@ -21,7 +21,17 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 class InferenceContext(NamedTuple):
-    """What `batch_norm_inference_backward` needs; without x, no parameter gradients."""
+    """What `batch_norm_inference_backward` needs; without x, no parameter gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x, mean, var = np.ones((2, 1)), np.zeros(1), np.array([3.0])
+    >>> _, context = functional.batch_norm_inference(x, mean, var, eps=1.0)
+    >>> context.scale, context.x is None
+    (array([0.5]), True)
+    """
 
     shape: tuple[int, ...]
     """Shape of x."""

@@ -24,7 +24,17 @@ Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 class BatchRenormContext(NamedTuple):
-    """What `batch_renorm_backward` needs: that of batch norm with the scale gamma * r, and r and d."""
+    """What `batch_renorm_backward` needs: that of batch norm with the scale gamma * r, and r and d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0]])
+    >>> _, context = functional.batch_renorm(x, np.array([1.0]), np.array([4.0]), eps=1e-12)
+    >>> context.r.round(6), context.d.round(6)
+    (array([0.5]), array([0.5]))
+    """
 
     norm: BatchNormContext
     """Input, statistics of the batch, and the scale gamma * r, rounded to the dtype of gamma."""

@@ -20,7 +20,16 @@ _MOST = 700.0  # of the logit: beyond it, 1 - p or p would be 0 or subnormal
 
 
 class ConcreteDropoutContext(NamedTuple):
-    """What `concrete_dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
+    """What `concrete_dropout_backward` needs. No mask is kept: it is drawn again from key and call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.concrete_dropout(np.ones(4), 0.0, rng=0)
+    >>> context.relaxation.temperature, context.call
+    (0.1, 0)
+    """
 
     x: Array
     """The input itself, not to be changed before backward; a copy where it was overwritten."""

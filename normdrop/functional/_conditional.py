@@ -21,7 +21,16 @@ Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 class ConditionalBatchNormContext(NamedTuple):
-    """What `conditional_batch_norm_backward` needs."""
+    """What `conditional_batch_norm_backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.conditional_batch_norm(np.array([[1.0], [3.0]]), np.ones((2, 1)))
+    >>> context.statistics[0], context.gamma.shape
+    (array([2.]), (2, 1))
+    """
 
     x: Array | None
     """The input itself, not to be changed before backward, or a copy in C order; None: no gradients but dx."""

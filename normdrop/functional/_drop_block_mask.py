@@ -21,7 +21,16 @@ _ALL = 1 << 32
 
 
 class DropBlockContext(NamedTuple):
-    """What `drop_block_backward` needs. No mask is kept: it is drawn again from key and call."""
+    """What `drop_block_backward` needs. No mask is kept: it is drawn again from key and call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.drop_block(np.ones((2, 3, 8, 8)), 0.1, 3, rng=0)
+    >>> context.blocks, round(context.realized_p, 6)
+    ((1, 1, 3, 3), 0.1)
+    """
 
     shape: tuple[int, ...]
     """Shape of x."""

@@ -21,7 +21,15 @@ _ALL = 1 << 32  # T where every element is a seed
 
 
 class DropBlockRate(NamedTuple):
-    """How often seeds fall, and what they drop."""
+    """How often seeds fall, and what they drop.
+
+    Examples
+    --------
+    >>> from normdrop import functional
+    >>> rate = functional.drop_block_rate((8, 8), 0.1, 3)
+    >>> rate.gamma < rate.realized_p, round(rate.realized_p, 6)
+    (True, 0.1)
+    """
 
     gamma: float
     """Probability that an element is a seed: a multiple of 2**-32."""

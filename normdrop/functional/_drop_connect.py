@@ -22,7 +22,17 @@ ALL_DROPPED = 1 << 32  # T with which everything is dropped
 
 
 class DropConnectContext(NamedTuple):
-    """What `drop_connect_backward` needs. No mask is kept: it is drawn again from key and call."""
+    """What `drop_connect_backward` needs. No mask is kept: it is drawn again from key and call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x, weight = np.ones((5, 3)), np.ones((2, 3))
+    >>> _, context = functional.drop_connect(x, weight, p=0.5, rng=0)
+    >>> context.weight is weight, context.has_bias, context.call
+    (True, False, 0)
+    """
 
     x: Array
     """The input, not to be changed before backward; a copy where it had gaps or was overwritten."""

@@ -22,7 +22,16 @@ C = TypeVar("C")
 
 
 class GaussianDropoutContext(NamedTuple):
-    """What `gaussian_dropout_backward` needs. No noise is kept: it is drawn again from key and call."""
+    """What `gaussian_dropout_backward` needs. No noise is kept: it is drawn again from key and call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.gaussian_dropout(np.ones(4), 0.2, rng=0)
+    >>> context.std, context.call
+    (0.5, 0)
+    """
 
     shape: tuple[int, ...]
     """Shape of x."""
@@ -37,7 +46,16 @@ class GaussianDropoutContext(NamedTuple):
 
 
 class GaussianNoiseContext(NamedTuple):
-    """What `gaussian_noise_backward` needs, and what the noise was made of."""
+    """What `gaussian_noise_backward` needs, and what the noise was made of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.gaussian_noise(np.ones(4), 0.1, rng=0)
+    >>> context.std, context.call
+    (0.1, 0)
+    """
 
     shape: tuple[int, ...]
     """Shape of x."""

@@ -19,7 +19,17 @@ Vectors: TypeAlias = npt.NDArray[np.float64]
 
 
 class GhostBatchNormContext(NamedTuple):
-    """What `ghost_batch_norm_backward` needs: the contexts of the groups."""
+    """What `ghost_batch_norm_backward` needs: the contexts of the groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> x = np.array([[1.0], [3.0], [4.0], [8.0]])
+    >>> _, context = functional.ghost_batch_norm(x, ghost_size=2)
+    >>> [group.mean.tolist() for group in context.groups], context.statistics[0]
+    ([[2.0], [6.0]], array([4.]))
+    """
 
     x: Array
     """The input itself, not to be changed before backward; a copy where it was overwritten."""

@@ -26,7 +26,16 @@ SCALINGS = ("inverted", "original")
 
 
 class DropoutContext(NamedTuple):
-    """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call."""
+    """What `dropout_backward` needs. No mask is kept: it is drawn again from key and call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normdrop import functional
+    >>> _, context = functional.dropout(np.ones((2, 3)), 0.5, shared_axes=1, rng=0)
+    >>> context.scale, context.mask_shape, context.call
+    (2.0, (2, 1), 0)
+    """
 
     shape: tuple[int, ...]
     """Shape of x."""
