@@ -40,6 +40,15 @@ def statistics(array: Any, channel_axis: int = 1, *, exact: bool = False) -> Any
         There is no Dask.
     TypeError, ValueError
         It is no Dask array, or has no such axis.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> import normdrop.dask
+    >>> x = dask.array.arange(12.0, chunks=6).reshape(6, 2)
+    >>> whole = normdrop.dask.statistics(x).compute(scheduler="synchronous")
+    >>> whole.n, whole.mean
+    (array([6., 6.]), array([5., 6.]))
     """
     delayed, axis = _checked(array, channel_axis)
     of, merged, joined = delayed(ChannelStatistics.of), delayed(_merged), delayed(beside)
@@ -87,6 +96,15 @@ def batch_norm(
         There is no Dask.
     TypeError, ValueError
         An argument does not fit.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> import normdrop.dask
+    >>> x = dask.array.arange(12.0, chunks=6).reshape(6, 2)
+    >>> y = normdrop.dask.batch_norm(x)
+    >>> y.chunks, y.compute(scheduler="synchronous").mean(axis=0).round(6)
+    (((3, 3), (2,)), array([0., 0.]))
     """
     _, axis = _checked(array, channel_axis)
     _checks.eps(eps)

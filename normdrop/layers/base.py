@@ -35,6 +35,18 @@ class Layer(Waiting):
     ----------
     training : bool
         Whether the layer is in training mode.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normdrop
+    >>> layer, x = normdrop.Dropout(0.5, rng=0), np.ones(64)
+    >>> isinstance(layer, normdrop.Layer), layer.training
+    (True, True)
+    >>> first, context = layer.forward(x, return_context=True)
+    >>> second = layer(x)
+    >>> bool(np.all(layer.backward(x) == second)), bool(np.all(layer.backward(x, context=context) == first))
+    (True, True)
     """
 
     def __init__(self) -> None:

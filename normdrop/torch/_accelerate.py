@@ -39,7 +39,16 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was done with a model's layers; prints as a table."""
+    """What was done with a model's layers; prints as a table.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import accelerate
+    >>> report = accelerate(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5)))
+    >>> report.n_swapped, report.n_fused, report.rows[0].layer
+    (1, 0, 'Dropout')
+    """
 
     rows: tuple[Row, ...]
     """One for each layer of dropout or batch normalization."""
@@ -135,6 +144,18 @@ def restore(model: nn.Module) -> Report:
     ------
     TypeError
         `model` is not a module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import accelerate, restore
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5))
+    >>> _ = accelerate(model)
+    >>> print(restore(model))
+    layer  was                     is
+    1      normdrop.torch.Dropout  Dropout
+    >>> type(model[1]) is torch.nn.Dropout
+    True
     """
     rows = _swapped(model, _THEIRS)
     for container in model.modules():

@@ -79,11 +79,29 @@ class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
 
 
 class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, for (N, C, H, W); see `BatchNorm1d`."""
+    """`torch.nn.BatchNorm2d`, for (N, C, H, W); see `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import BatchNorm2d
+    >>> y = BatchNorm2d(4)(torch.randn(8, 4, 3, 3))
+    >>> y.shape, bool(y.mean().abs() < 1e-5)
+    (torch.Size([8, 4, 3, 3]), True)
+    """
 
 
 class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
-    """`torch.nn.BatchNorm3d`, for (N, C, D, H, W); see `BatchNorm1d`."""
+    """`torch.nn.BatchNorm3d`, for (N, C, D, H, W); see `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import BatchNorm3d
+    >>> y = BatchNorm3d(4)(torch.randn(8, 4, 2, 3, 3))
+    >>> y.shape, bool(y.mean().abs() < 1e-5)
+    (torch.Size([8, 4, 2, 3, 3]), True)
+    """
 
 
 class FusedBatchNorm(_BatchNorm):

@@ -84,7 +84,21 @@ class Dropout(_Dropout, torch.nn.Dropout):
 
 
 class Dropout1d(_Dropout, torch.nn.Dropout1d):
-    """`torch.nn.Dropout1d`: whole channels of (N, C, L) or (C, L); parameters as of `Dropout`."""
+    """`torch.nn.Dropout1d`: whole channels of (N, C, L) or (C, L); parameters as of `Dropout`.
+
+    See Also
+    --------
+    normdrop.torch.functional.dropout1d : the function.
+    normdrop.Dropout1d : the layer for NumPy arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import Dropout1d
+    >>> y = Dropout1d(0.5, rng=0)(torch.ones(2, 3, 4))
+    >>> bool((y == y[:, :, :1]).all())  # of each channel all or nothing
+    True
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Drop channels in training; the input itself in inference."""
@@ -92,7 +106,21 @@ class Dropout1d(_Dropout, torch.nn.Dropout1d):
 
 
 class Dropout2d(_Dropout, torch.nn.Dropout2d):
-    """`torch.nn.Dropout2d`: whole channels of (N, C, H, W); parameters as of `Dropout`."""
+    """`torch.nn.Dropout2d`: whole channels of (N, C, H, W); parameters as of `Dropout`.
+
+    See Also
+    --------
+    normdrop.torch.functional.dropout2d : the function.
+    normdrop.Dropout2d : the layer for NumPy arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import Dropout2d
+    >>> y = Dropout2d(0.5, rng=0)(torch.ones(2, 3, 4, 4))
+    >>> bool((y == y[:, :, :1, :1]).all())  # of each channel all or nothing
+    True
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Drop channels in training; the input itself in inference."""
@@ -100,7 +128,21 @@ class Dropout2d(_Dropout, torch.nn.Dropout2d):
 
 
 class Dropout3d(_Dropout, torch.nn.Dropout3d):
-    """`torch.nn.Dropout3d`: whole channels of (N, C, D, H, W) or (C, D, H, W); parameters as of `Dropout`."""
+    """`torch.nn.Dropout3d`: whole channels of (N, C, D, H, W) or (C, D, H, W); parameters as of `Dropout`.
+
+    See Also
+    --------
+    normdrop.torch.functional.dropout3d : the function.
+    normdrop.Dropout3d : the layer for NumPy arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import Dropout3d
+    >>> y = Dropout3d(0.5, rng=0)(torch.ones(2, 3, 4, 4, 4))
+    >>> bool((y == y[:, :, :1, :1, :1]).all())  # of each channel all or nothing
+    True
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Drop channels in training; the input itself in inference."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import os
 import signal
 import warnings
@@ -24,6 +25,12 @@ def data(dtype=np.float64):
     x = np.random.default_rng(0).normal(300.0, 0.1, (20, 3, 6)).astype(dtype)
     x[:7] += 1.0
     return x
+
+
+def test_examples_of_the_door_run():
+    result = doctest.testmod(door, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+    assert result.attempted > 0
 
 
 @pytest.mark.parametrize("chunks", CHUNKS, ids=str)

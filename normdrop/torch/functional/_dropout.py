@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ParamSpec
 
 import torch
 import torch.nn.functional as peer
@@ -12,6 +13,8 @@ from normdrop.functional import _masking
 from normdrop.random import RNG, with_call
 from normdrop.torch import _gradients, _operators
 from normdrop.torch._arrays import is_served
+
+P = ParamSpec("P")
 
 # Axes along which whole channels are dropped, by the number of axes; PyTorch has its own mind about others.
 CHANNELS: dict[str, dict[int, tuple[int, ...]]] = {
@@ -80,6 +83,47 @@ def dropout(
     return _dropout("dropout", input, p, training, inplace, generator, rng)
 
 
+def _of_channels(function: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+    """Say once what holds for channels of any number of axes."""
+    name = function.__name__
+    shape = 2, 3, *[4] * int(name[-2])
+    function.__doc__ = f"""{function.__doc__}
+
+    Parameters
+    ----------
+    input : torch.Tensor
+        Input of one of these shapes; others are left to PyTorch.
+    p : float, default 0.5
+        Probability of dropping a channel of a sample, from 0 to 1.
+    training, inplace, generator, rng
+        As for `dropout`.
+
+    Returns
+    -------
+    torch.Tensor
+        Of the shape, dtype and memory format of `input`.
+
+    Raises
+    ------
+    ValueError
+        As by `dropout`.
+
+    See Also
+    --------
+    normdrop.torch.{name.capitalize()} : the layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normdrop.torch import functional
+    >>> y = functional.{name}(torch.ones({shape}), 0.5, rng=0)
+    >>> bool((y.flatten(2) == y.flatten(2)[..., :1]).all())  # of each channel all or nothing
+    True
+    """
+    return function
+
+
+@_of_channels
 def dropout1d(
     input: torch.Tensor,  # noqa: A002
     p: float = 0.5,
@@ -89,10 +133,11 @@ def dropout1d(
     generator: torch.Generator | None = None,
     rng: RNG = None,
 ) -> torch.Tensor:
-    """Drop whole channels of (N, C, L) or (C, L), as `torch.nn.functional.dropout1d`; arguments as in `dropout`."""
+    """Drop whole channels of (N, C, L) or (C, L), as `torch.nn.functional.dropout1d`."""
     return _dropout("dropout1d", input, p, training, inplace, generator, rng)
 
 
+@_of_channels
 def dropout2d(
     input: torch.Tensor,  # noqa: A002
     p: float = 0.5,
@@ -102,10 +147,11 @@ def dropout2d(
     generator: torch.Generator | None = None,
     rng: RNG = None,
 ) -> torch.Tensor:
-    """Drop whole channels of (N, C, H, W), as `torch.nn.functional.dropout2d`; arguments as in `dropout`."""
+    """Drop whole channels of (N, C, H, W), as `torch.nn.functional.dropout2d`."""
     return _dropout("dropout2d", input, p, training, inplace, generator, rng)
 
 
+@_of_channels
 def dropout3d(
     input: torch.Tensor,  # noqa: A002
     p: float = 0.5,
