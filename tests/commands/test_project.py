@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_the_oldest_packages_that_are_allowed_are_those_that_are_tested() -> Non
     tested = dict(re.findall(r"^(\w+)==(\S+)$", text("tests/oldest.txt"), re.M))
     allowed = dict(re.findall(r"(\w+)>=([\d.]+)", " ".join(PYPROJECT["project"]["dependencies"])))
     assert {name: f"{version}.0"[: len(tested[name])] for name, version in allowed.items()} == tested
+
+
+def test_asv_measures_all_commits_with_the_same_numba_numpy_and_pytorch() -> None:
+    required = json.loads(re.sub(r"^ *//.*$", "", text("benchmarks/asv.conf.json"), flags=re.M))["matrix"]["req"]
+    pinned = {name: versions for name, versions in required.items() if versions != [""]}
+    assert set(pinned) >= {"numba", "numpy", "torch"}
+    assert all(len(versions) == 1 and re.fullmatch(r"\d+\.\d+\.\d+", versions[0]) for versions in pinned.values())
+    assert PYPROJECT["project"]["optional-dependencies"]["peers"] == [f"torch=={pinned['torch'][0]}"]
 
 
 @pytest.mark.parametrize("name", [".github/workflows/tests.yml"])
