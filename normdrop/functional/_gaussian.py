@@ -211,6 +211,8 @@ def gaussian_noise(
 def gaussian_dropout_backward(dy: Array, context: GaussianDropoutContext, *, out: Array | None = None) -> Array:
     r"""Gradient of `gaussian_dropout` with respect to `x`: the factors of the forward pass, applied to `dy`.
 
+    .. math:: dx_i = (1 + \varepsilon_i)\, dy_i
+
     Parameters
     ----------
     dy : ndarray, shape and dtype of the forward pass's `x`
@@ -229,6 +231,11 @@ def gaussian_dropout_backward(dy: Array, context: GaussianDropoutContext, *, out
     ------
     TypeError, ValueError
         `dy` or `out` does not match the forward pass.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a simple way to prevent
+       neural networks from overfitting", JMLR 15 (2014) 1929-1958, section 10.
 
     Examples
     --------

@@ -58,7 +58,8 @@ class AlphaDropout(Drawing):
 
     References
     ----------
-    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017.
+    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017,
+       section "New dropout technique".
 
     Examples
     --------

@@ -48,8 +48,11 @@ class DropBlock1d(DropBlock):
 
 
 class DropBlock2d(DropBlock):
-    """Drop contiguous regions of (N, C, H, W) feature maps while training.
+    r"""Drop contiguous regions of (N, C, H, W) feature maps while training.
 
+    .. math:: y_i = m_i x_i \frac{|M|}{\sum_j m_j}
+
+    where m is 0 in all blocks that begin at a seed, and seeds fall at random: see `normdrop.functional.drop_block`.
     Neighbors in a feature map are correlated, so that single elements that are dropped can be told from those around
     them; a region cannot.
 

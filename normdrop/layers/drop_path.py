@@ -18,8 +18,11 @@ _MODES = ("row", "batch")
 
 
 class DropPath(Dropout):
-    """Drop the branch of a residual block while training, for each sample or for the batch: stochastic depth.
+    r"""Drop the branch of a residual block while training, for each sample or for the batch: stochastic depth.
 
+    .. math:: y_n = \frac{m_n x_n}{1 - p}, \qquad m_n \sim \mathrm{Bernoulli}(1 - p)
+
+    with one m for each sample n, or with ``mode="batch"`` for all, and without 1/(1 - p) with ``scaling="original"``.
     In ``x + drop(branch(x))`` the block is the identity where its branch is dropped.
 
     Parameters
@@ -28,6 +31,8 @@ class DropPath(Dropout):
         Probability of dropping the branch, from 0 to 1. The paper has it grow linearly over the blocks, from 0 at the
         input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``. An array of shape (N, 1, ..., 1) is one of each sample,
         and a callable is a schedule, as for `Dropout`.
+        Probability of dropping the branch, from 0 to 1; an array or a schedule is as for `Dropout`. The paper has it grow linearly over the blocks, from 0 at the
+        input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``.
     mode : {"row", "batch"}, default "row"
         ``"row"``: each sample along axis 0 has a mask element of its own. ``"batch"``: all elements have the same, as
         in the paper.

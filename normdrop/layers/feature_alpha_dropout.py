@@ -31,7 +31,8 @@ class FeatureAlphaDropout(AlphaDropout):
 
     References
     ----------
-    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017.
+    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017,
+       section "New dropout technique".
     .. [2] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization using convolutional
        networks", CVPR 2015, section 3.2 (whole channels).
 
