@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -14,6 +14,7 @@ from normdrop.functional._concrete_dropout import ConcreteDropoutContext, logit_
 from normdrop.functional._masking import DropoutContext
 from normdrop.layers.attributes import Gradient, Option, Vector
 from normdrop.layers.base import Array
+from normdrop.layers.concrete_regularization import Regularization, factor, sigmoid
 from normdrop.layers.drawing import Drawing
 from normdrop.random import RNG, as_stream
 
@@ -29,18 +30,6 @@ def _number(values: Any, name: str, own: dict[str, Any]) -> None:
         raise TypeError(f"{name} must be a float64 array of shape (); got {what}. Use layer.{name}[...] = number.")
     if not values.flags.writeable:
         raise ValueError(f"{name} is read-only and could not be changed in place; pass {name}.copy()")
-
-
-def _regularizer(name: str) -> Callable[[object], float]:
-    """Return a check of a factor of the regularization."""
-
-    def check(value: object) -> float:
-        number = _checks.real(value, name, "0 or more, for example 1e-5")
-        if not 0.0 <= number < math.inf:
-            raise ValueError(f"{name} must be finite and 0 or more, for example 1e-5; got {value!r}")
-        return number
-
-    return check
 
 
 class ConcreteDropout(Drawing):
@@ -122,15 +111,15 @@ class ConcreteDropout(Drawing):
         self.stream = as_stream(rng)  # last: it may draw from rng
 
     temperature = Option(temperature_of, "How soft the shares are.")
-    weight_regularizer = Option(_regularizer("weight_regularizer"), "Factor of the weights' part of regularization.")
-    dropout_regularizer = Option(_regularizer("dropout_regularizer"), "Factor of the part of p in regularization.")
+    weight_regularizer = Option(factor("weight_regularizer"), "Factor of the weights' part of regularization.")
+    dropout_regularizer = Option(factor("dropout_regularizer"), "Factor of the part of p in regularization.")
     logit = Vector[Array](_number, "log(p / (1 - p)), the learned parameter.")
     dlogit = Gradient["Array | None"](_number, "Gradient of the logit.")
 
     @property
     def p(self) -> float:
         """Probability of dropping an element, as it is now; setting it sets the logit."""
-        return _sigmoid(float(self.logit))
+        return sigmoid(float(self.logit))
 
     @p.setter
     def p(self, value: float) -> None:
@@ -273,11 +262,7 @@ class ConcreteDropout(Drawing):
         float
             The regularization.
         """
-        squares, n_inputs = _squares(weight, input_axis)
-        a = float(self.logit)
-        size = abs(a)  # the entropy is the same for p and 1 - p
-        negative_entropy = -(size * _sigmoid(-size) + math.log1p(math.exp(-size)))
-        return self.weight_regularizer * squares / _sigmoid(-a) + self.dropout_regularizer * n_inputs * negative_entropy
+        return self._regularization().value(weight, input_axis)
 
     def regularization_gradients(self, weight: Array, *, input_axis: int = 0) -> tuple[Array, float]:
         """Compute the gradients of `regularization`, to be added to those of the loss.
@@ -296,14 +281,10 @@ class ConcreteDropout(Drawing):
         dlogit : float
             Gradient with respect to the logit: ``layer.dlogit += dlogit``.
         """
-        squares, n_inputs = _squares(weight, input_axis)
-        a = float(self.logit)
-        p, keep_prob = _sigmoid(a), _sigmoid(-a)
-        dlogit = (
-            self.weight_regularizer * squares * p / keep_prob + self.dropout_regularizer * n_inputs * a * p * keep_prob
-        )
-        dweight: Array = (2.0 * self.weight_regularizer / keep_prob * weight).astype(weight.dtype, copy=False)
-        return dweight, dlogit
+        return self._regularization().gradients(weight, input_axis)
+
+    def _regularization(self) -> Regularization:
+        return Regularization(float(self.logit), self.weight_regularizer, self.dropout_regularizer)
 
     def state_dict(self) -> dict[str, Array]:
         """Return the logit, and key and call of the stream.
@@ -334,15 +315,3 @@ class ConcreteDropout(Drawing):
             f"weight_regularizer={self.weight_regularizer}, dropout_regularizer={self.dropout_regularizer}, "
             f"rng={self.stream!r}, training={self.training})"
         )
-
-
-def _sigmoid(a: float) -> float:
-    e = math.exp(-abs(a))
-    return (e if a < 0 else 1.0) / (1.0 + e)
-
-
-def _squares(weight: Array, input_axis: int) -> tuple[float, int]:
-    """Return the sum of squares of weights, and how many inputs they have."""
-    weight = _checks.array(weight, "weight")
-    values = weight.astype(np.float64, copy=False).ravel()
-    return float(values @ values), weight.shape[_checks.axis(input_axis, "input_axis", weight.ndim)]
