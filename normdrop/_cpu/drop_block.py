@@ -17,6 +17,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 _BOOL = np.dtype(np.bool_)
+_FEW = 2  # words of a row that are placed in the time of one seed alone, about
 _LONG = 4  # blocks that a band is long at least: the seeds of one block more are drawn for it
 
 
@@ -29,9 +30,11 @@ def keep_blocks(
     counts = np.empty((-(-n_outer // planes) * n_bands, 1), np.int64)
     n_workers = min(workers(mask.size), counts.size)
     seen = planes * min(n_rows, -(-n_rows // n_bands) + blocks[0] - 1) * row
-    n_words = (seen + drop_block.BEYOND + 7) // 8
-    work = scratch((2 * n_workers, n_words)).view(np.uint8).reshape(-1)
-    plan = np.array([*mask.shape, *blocks, planes, n_bands, n_workers, 8 * n_words])
+    n_words = -(-seen // drop_block.WORD) + drop_block.BEYOND
+    work = scratch((3 * n_workers, n_words)).view(np.uint64).reshape(-1)
+    run_of_seeds = (mask.shape[3] - blocks[2] + 1) * mask.shape[4]
+    few = threshold * run_of_seeds * _FEW < -(-run_of_seeds // drop_block.WORD) << 32
+    plan = np.array([*mask.shape, *blocks, planes, n_bands, n_workers, n_words, few])
     run = drop_block.keep_blocks.variant(_BOOL, mask.size)
     run(mask.reshape(-1), counts, plan, *key, call, threshold, work)
     n_kept[0] = counts.sum()

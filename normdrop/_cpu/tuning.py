@@ -19,7 +19,7 @@ CHUNK = 1 << 14  # elements of an element-wise loop, about
 PAIRS = 64  # of groups of 128 elements, in dropout
 POSITIONS, COLUMNS = 32 * LANES, 64 * LANES  # of dropout of exchanged axes: their bits stay in the first-level cache
 
-BLOCKS_PIECE = 1 << 14  # elements of a mask that drops blocks: two buffers of bytes stay in the first-level cache
+BLOCKS_PIECE = 1 << 15  # elements of a mask that drops blocks: three buffers of bits stay in the first-level cache
 MASK_PIECE = 1 << 12  # of a fused pass, whose mask stays in the first-level cache
 MASK_BUFFER = MASK_PIECE + (1 << 9)  # bytes: masks are drawn for 256 elements at a time, at both ends
 DRAWN = 1 << 11  # elements whose random numbers are drawn at once, and stay in the first-level cache; pairs of groups

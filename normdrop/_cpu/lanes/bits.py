@@ -1,6 +1,6 @@
 """Sixteen decisions as the bits of a number, the first lowest: they choose among the lanes of a vector.
 
-With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
+Where no vector waits for them, 64 are a word. With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
 """
 
 from __future__ import annotations
@@ -140,3 +140,29 @@ def _store_bits_typing(_typing_context: Any, mask: Any, i: Any, bits: Any) -> An
 def store_bits(mask: Any, i: Any, bits: Any) -> None:
     """mask[i : i + 16] = the 16 bits, the lowest first."""
     mask[int(i) : int(i) + LANES] = (int(bits) >> np.arange(LANES)) & 1 == 1
+
+
+def _count_bits_typing(_typing_context: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@compiled_as(_count_bits_typing)
+def count_bits(word: Any) -> Any:
+    """Return how many bits of a word of 64 are set."""
+    return int(word).bit_count()
+
+
+def _first_bit_typing(_typing_context: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(_I1, 0))
+
+    return types.int64(types.uint64), codegen
+
+
+@compiled_as(_first_bit_typing)
+def first_bit(word: Any) -> Any:
+    """Return the place of the lowest bit of a word of 64 that is set; one must be."""
+    return (int(word) & -int(word)).bit_length() - 1

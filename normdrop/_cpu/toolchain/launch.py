@@ -80,7 +80,7 @@ class Kernel:
         One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's dtype,
         ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``d`` flat float64 and
         ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean
-        input and output, ``h`` flat uint16, ``u`` flat uint8, ``q`` flat int64 input, ``L`` int64 output with two axes.
+        input and output, ``h`` flat uint16, ``b`` flat uint64, ``q`` flat int64 input, ``L`` int64 output with two axes.
         Scalars: ``n`` int64, ``f`` float64, ``t`` a tuple of three float64.
     """
 
@@ -134,7 +134,7 @@ def _signature(arguments: str, dtype: np.dtype[Any], parameters: np.dtype[Any] |
         "M": array(types.boolean, 1, writable=True),
         "m": array(types.boolean, 1, writable=False),
         "h": array(types.uint16, 1, writable=True),
-        "u": array(types.uint8, 1, writable=True),
+        "b": array(types.uint64, 1, writable=True),
         "L": array(types.int64, 2, writable=True),
         "q": array(types.int64, 1, writable=False),
         "n": types.int64,
