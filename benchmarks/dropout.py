@@ -1,4 +1,4 @@
-"""Dropout of elements in transformers, perceptrons and images, dropout of channels, and of connections."""
+"""Dropout of elements in transformers, perceptrons and images, dropout of channels, of blocks and of connections."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +36,17 @@ class ChannelDropout(_Dropout):
 
     kind = "channel_dropout"
     params = [OPERATIONS, DTYPES, LAYOUTS, MAPS]
+
+
+class DropBlock(_Passes):
+    """Blocks of 7 × 7 of images at p = 0.1."""
+
+    params = [["forward", "backward"], DTYPES, ONE_LAYOUT, MAPS]
+    track_vs_numpy = None  # neither has such a pass
+    track_vs_torch = None
+
+    def _calls(self, side: Any, batch: Batch, name: str) -> Mapping[str, Call]:
+        return {"forward": side.blocked(batch, 0.1), "backward": side.blocked_backward(batch, 0.1)}
 
 
 class DropConnect(_Passes):

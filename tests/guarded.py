@@ -176,6 +176,17 @@ def connected(shape: tuple[int, int, int], dtype: Any) -> None:
     check("drop_connect_weight_gradient", {"dweight": dweight, "dy": dy, "x": x} | law, ("dweight",), None)
 
 
+def blocked(case: tuple[tuple[int, ...], tuple[int, int, int]], dtype: Any) -> None:
+    """Blocks of a map (A, n1, n2, n3, B), few and many."""
+    shape, blocks = case
+    x = _values(shape, dtype, 4)
+    y, mask, n_kept = _unset(np.empty_like(x)), _unset(np.empty(shape, np.bool_)), np.zeros(1, np.int64)
+    for threshold in (2**22, 2**29):
+        law = {"n_kept": n_kept, "blocks": blocks, "key": KEY, "call": CALL, "threshold": threshold}
+        check("keep_blocks", {"mask": mask} | law, ("mask", "n_kept"), None)
+        check("drop_blocks", {"y": y, "x": x, "scale": None} | law, ("y", "n_kept"), ("y", "x"))
+
+
 def masked(shape: tuple[int, ...], dtype: Any) -> None:
     """A mask (A, B) on (A, S, B)."""
     x = _values(shape, dtype, 3)
@@ -340,6 +351,8 @@ def small(_dtype: Any) -> Iterator[Case]:
         yield transposed, shape
     for shape in [(2, 3, 17), (5, 4, 33), (7, 65, 2)]:
         yield strided, shape
+    maps = [((7, 1, 14, 14, 1), (1, 7, 7)), ((2, 5, 6, 7, 3), (2, 3, 4)), ((1, 40, 30, 41, 1), (2, 3, 8))]
+    yield from ((blocked, case) for case in [*maps, *(((3, 1, 1, n, 1), (1, 1, 1 + n // 3)) for n in TAILS)])
     planes = [(2, 3, 4096), (3, 5, 4097), (5, 65, 17), (7, 33, 16), (2, 2, 9001), *((1, 1, n) for n in TAILS)]
     rows = [(33, 3, 1), (5, 17, 1), (19, 1030, 1), (9, 5, 15), (3, 8200, 1), (6001, 3, 1)]
     yield from ((fused, shape) for shape in planes + rows)
@@ -358,6 +371,8 @@ def threaded(_dtype: Any) -> Iterator[Case]:
         yield masked, shape
     for shape in [(2, 513, 67), (1, 30, 2203)]:
         yield transposed, shape
+    for case in [((350, 1, 14, 14, 1), (1, 7, 7)), ((1, 300, 40, 1, 7), (5, 7, 1))]:
+        yield blocked, case
     for shape in [(7, 33, 301), (3, 5, 5003)]:
         yield connected, shape
     for shape in [(3, 3, 8193), (40, 130, 17), (9001, 8, 1), (70, 1030, 1)]:
@@ -386,6 +401,7 @@ def large(dtype: Any) -> Iterator[Case]:
     for shape in [(3, 5, n // 15 + 1), (3, n // 3 + 1, 1), (n // 1507 + 1, 1507, 1), (7, 1, n // 7 + 1)]:
         yield masked, shape
     yield transposed, (3, 700, n // 2100 + 1)
+    yield blocked, ((n // 225 + 1, 1, 15, 15, 1), (1, 7, 7))
     # Spans whose last piece of a mask has 9, 3 and 1 elements, and spans of neighboring channels.
     for shape in [(n // 49 // 119 + 1, 119, 49), *((1, m, 49) for m in piece_ends(49, n)), (3, n // 4521, 1507)]:
         yield fused, shape

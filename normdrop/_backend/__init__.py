@@ -15,7 +15,7 @@ from normdrop._backend.connections import (
     drop_connect_weight_gradient,
 )
 from normdrop._backend.contracts import select
-from normdrop._backend.drop_block import keep_blocks
+from normdrop._backend.drop_block import drop_blocks, keep_blocks
 from normdrop._backend.fused import (
     act_dropout,
     act_dropout_backward,
@@ -68,6 +68,7 @@ __all__ = [
     "batch_norm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "drop_blocks",
     "drop_connect",
     "drop_connect_bias_gradient",
     "drop_connect_input_gradient",

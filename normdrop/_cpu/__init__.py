@@ -8,7 +8,7 @@ from normdrop._cpu.connections import (
     drop_connect_input_gradient,
     drop_connect_weight_gradient,
 )
-from normdrop._cpu.drop_block import keep_blocks
+from normdrop._cpu.drop_block import drop_blocks, keep_blocks
 from normdrop._cpu.fused import (
     act_dropout,
     act_dropout_backward,
@@ -59,6 +59,7 @@ __all__ = [
     "batch_norm_backward",
     "concrete_dropout",
     "concrete_dropout_backward",
+    "drop_blocks",
     "drop_connect",
     "drop_connect_bias_gradient",
     "drop_connect_input_gradient",

@@ -12,6 +12,7 @@ from normdrop import _steps
 from normdrop._cpu import fused
 from normdrop._cpu.kernels import (
     affine_masks,
+    block_bits,
     columns,
     concrete,
     connections,
@@ -59,7 +60,7 @@ _OF_INPUT_DTYPE: dict[str, list[Kernel]] = {
     ],
     "gaussian_dropout": [gaussian.gaussian_dropout, given_masks.mask_planes],
     "gaussian_noise": [gaussian.gaussian_noise, given_masks.mask_planes],
-    "drop_block": [given_masks.mask_planes, given_masks.mask_elements],
+    "drop_block": [block_bits.mask_pieces, given_masks.mask_planes, given_masks.mask_elements],
     "batch_norm": [
         *_named(_ORDERS, "batch_norm", "backward", "gradients", "normalize"),
         *_named([planes], "batch_norm_in_blocks", "backward_in_blocks"),
@@ -112,7 +113,8 @@ def compilations(
         if operation in ("channel_dropout", *_steps.OPERATIONS):
             wanted.update({(drawn_masks.keep_mask, _BOOL, None, threads): None for threads in both})
         if operation == "drop_block":
-            wanted.update({(drop_block.keep_blocks, _BOOL, None, threads): None for threads in both})
+            for kernel in (drop_block.keep_blocks, drop_block.keep_block_bits):
+                wanted.update({(kernel, _BOOL, None, threads): None for threads in both})
         if operation == "sample_dropout":
             wanted.update({(sample_masks.keep_samples, _BOOL, None, threads): None for threads in both})
         if operation == "varied_dropout":

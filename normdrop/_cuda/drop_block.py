@@ -74,3 +74,23 @@ def keep_blocks(
         kept = wider
     n_kept.assign(np.zeros(1, np.int64))
     count(_INT64, n_blocks(mask.size, THREADS * _PER_THREAD), n_kept, mask)
+
+
+def drop_blocks(
+    y: DeviceArray,
+    x: DeviceArray,
+    n_kept: DeviceArray,
+    blocks: tuple[int, int, int],
+    key: tuple[int, int],
+    call: int,
+    threshold: int,
+    scale: float | None,
+) -> None:
+    """y = scale * x where no seed's block covers it, else +0, and n_kept[0] = how many are not; None: x.size / that."""
+    mask = x.empty(x.shape, _BOOL)
+    keep_blocks(mask, n_kept, blocks, key, call, threshold)
+    if scale is None:
+        n = int(n_kept.to_host()[0])
+        scale = x.size / n if n else 0.0
+    whole = (1, 1, x.size)
+    launchers.apply_mask(y.reshape(whole), x.reshape(whole), mask.reshape((1, x.size)), scale)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from normdrop._reference.masks import keep_mask
-from normdrop._reference.rounding import Integers, Mask
+from normdrop._reference.masks import apply_mask, keep_mask
+from normdrop._reference.rounding import Array, Integers, Mask
 
 
 def keep_blocks(
@@ -23,3 +23,23 @@ def keep_blocks(
     for shift in np.ndindex(*blocks):
         mask[(slice(None), *(slice(s, s + m) for s, m in zip(shift, sides, strict=True)))] &= kept
     n_kept[0] = np.count_nonzero(mask)
+
+
+def drop_blocks(
+    y: Array,
+    x: Array,
+    n_kept: Integers,
+    blocks: tuple[int, int, int],
+    key: tuple[int, int],
+    call: int,
+    threshold: int,
+    scale: float | None,
+) -> None:
+    """Set y = scale * x where that mask keeps, else +0, and n_kept[0]; without a scale it is x.size / n_kept[0]."""
+    mask = np.empty(x.shape, np.bool_)
+    keep_blocks(mask, n_kept, blocks, key, call, threshold)
+    n = int(n_kept[0])
+    if scale is None:
+        scale = x.size / n if n else 0.0
+    whole = (1, 1, x.size)
+    apply_mask(y.reshape(whole), x.reshape(whole), mask.reshape((1, -1)), scale)

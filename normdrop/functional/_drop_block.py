@@ -14,6 +14,8 @@ from normdrop.functional._drop_block_mask import (
     applied,
     blocks_of,
     check_context,
+    counted_scale,
+    dropped,
     mask_of,
 )
 from normdrop.functional._drop_block_rate import Rate, checked_rate, seeds_of
@@ -127,7 +129,8 @@ def drop_block(  # noqa: PLR0913  # what decides the mask, by keyword
 
     Elements near the borders are dropped less often than those in the middle, because fewer blocks cover them.
 
-    The mask is drawn to memory, a byte for each element.
+    The mask is drawn to memory: a bit for each element, or a byte where it is returned, where channels share it, or
+    where `x` does not lie in C order.
 
     References
     ----------
@@ -166,16 +169,15 @@ def drop_block(  # noqa: PLR0913  # what decides the mask, by keyword
     context = DropBlockContext(x.shape, x.dtype, threshold, 1.0, blocks, (axis,) if shared else ())
 
     def drawn(key: Key, call: int) -> tuple[Array, DropBlockContext] | tuple[Array, DropBlockContext, Mask]:
-        made = context._replace(key=key, call=call)
-        mask, n_kept = mask_of(made, x)
-        if scaling_ == "expected":
+        made, counted = context._replace(key=key, call=call), scaling_ == "counted"
+        if not counted:
             keep_prob = 1.0 - made.realized_p
             made = made._replace(scale=1.0 / keep_prob if keep_prob > 0.0 else 0.0)
-        else:
-            n = int(_device.to_host(n_kept)[0])
-            made = made._replace(scale=mask.size / n if n else 0.0)
-        y = applied(x, made, mask, out)
-        return (y, made, _device.native(mask)) if return_mask else (y, made)
+        if not return_mask:
+            return dropped(x, made, out, counted=counted)
+        mask, n_kept = mask_of(made, x)
+        made = counted_scale(made, n_kept) if counted else made
+        return applied(x, made, mask, out), made, _device.native(mask)
 
     return drawn((0, 0), 0) if x.size == 0 else with_call(rng, drawn)
 
@@ -223,4 +225,4 @@ def drop_block_backward(dy: Array, context: DropBlockContext, *, out: Array | No
     check_context(context)
     if out is not None:
         out = _checks.out(out, dy, [("dy", dy)])
-    return applied(dy, context, mask_of(context, dy)[0], out)
+    return dropped(dy, context, out, counted=False)[0]

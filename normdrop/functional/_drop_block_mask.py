@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normdrop import _backend, _checks, _device
+from normdrop._passes import Pass
 from normdrop.functional._drop_block_rate import block_size_of, clamped, realized_p_of
 from normdrop.functional._masking import DropoutContext, Mask, apply
 from normdrop.random import Key
@@ -95,14 +96,43 @@ def mask_of(context: DropBlockContext, x: Array) -> tuple[Mask, Array]:
         mask.fill(threshold == 0)
         _device.assign(n_kept, np.array([mask.size if threshold == 0 else 0]))
         return mask, n_kept
-    wide = [axis for axis, block in enumerate(context.blocks) if block > 1] or [x.ndim - 1]
-    first, last = wide[0], wide[-1] + 1
-    sides = shape[first:last], context.blocks[first:last]
-    n1, n2, n3 = (1,) * (3 - len(sides[0])) + sides[0]
-    b1, b2, b3 = (1,) * (3 - len(sides[1])) + sides[1]
-    folded = mask.reshape((math.prod(shape[:first]), n1, n2, n3, math.prod(shape[last:])))
-    _backend.keep_blocks(folded, n_kept, (b1, b2, b3), context.key, context.call, threshold)
+    folded, blocks = _folded(shape, context.blocks)
+    _backend.keep_blocks(mask.reshape(folded), n_kept, blocks, context.key, context.call, threshold)
     return mask, n_kept
+
+
+def _folded(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """Axes as launchers take them, (outer, three sides of a map, inner), and sides of a block along the three."""
+    wide = [axis for axis, block in enumerate(blocks) if block > 1] or [len(shape) - 1]
+    first, last = wide[0], wide[-1] + 1
+    missing = (1,) * (3 - (last - first))
+    b1, b2, b3 = missing + blocks[first:last]
+    return (math.prod(shape[:first]), *missing, *shape[first:last], math.prod(shape[last:])), (b1, b2, b3)
+
+
+def dropped(x: Array, context: DropBlockContext, out: Array | None, *, counted: bool) -> tuple[Array, DropBlockContext]:
+    """Mask and scale `x`, by the number of elements that are kept if that is counted; return the context, too.
+
+    The mask is in no array of its own where x lies as the law counts it.
+    """
+    threshold = context.threshold
+    if threshold in (0, _ALL) or not x.size or context.shared_axes or not x.flags.c_contiguous:
+        mask, n_kept = mask_of(context, x)
+        context = counted_scale(context, n_kept) if counted else context
+        return applied(x, context, mask, out), context
+    walk = Pass(x, out)
+    shape, blocks = _folded(x.shape, context.blocks)
+    walk.fold(shape)
+    n_kept = _device.empty((1,), np.int64, x)
+    scale = None if counted else context.scale
+    _backend.drop_blocks(walk.y, walk.x, n_kept, blocks, context.key, context.call, threshold, scale)
+    return walk.result(), counted_scale(context, n_kept) if counted else context
+
+
+def counted_scale(context: DropBlockContext, n_kept: Array) -> DropBlockContext:
+    """Return the context with the scale of a pass that kept so many elements of its mask."""
+    n = int(_device.to_host(n_kept)[0])
+    return context._replace(scale=math.prod(context.mask_shape) / n if n else 0.0)
 
 
 def applied(x: Array, context: DropBlockContext, mask: Mask, out: Array | None) -> Array:

@@ -30,6 +30,11 @@ SHAPES = [
 ]
 
 
+# As launchers see them: shape (outer, three sides of a map, inner), blocks.
+LARGE: Any = [((300, 1, 8, 8, 1), (1, 7, 8)), ((40, 12, 7, 1, 33), (5, 3, 1)), ((2, 3, 90, 70, 1), (2, 9, 8))]
+DIVIDED: Any = [((3, 40, 23, 26, 1), (2, 3, 4)), ((350, 1, 14, 14, 1), (1, 7, 7)), ((2, 300, 40, 1, 3), (5, 7, 1))]
+
+
 def stream(call: int = CALL) -> MaskStream:
     return MaskStream.from_key(KEY, call)
 
@@ -43,6 +48,21 @@ def mask_by(backend: Any, shape: Any, blocks: Any, threshold: int, call: int = C
     backend.keep_blocks(mask, n_kept, blocks, KEY, call, threshold)
     assert n_kept[0] == np.count_nonzero(mask)
     return mask.tobytes(), int(n_kept[0])
+
+
+def assert_drops(
+    backend: Any, x: Any, blocks: Any, threshold: int, scale: float | None = None, oracle: Any = _reference
+) -> None:
+    mask, n_kept, y, expected = np.empty(x.shape, np.bool_), np.full(1, -1), np.empty_like(x), np.empty_like(x)
+    oracle.keep_blocks(mask, n_kept, blocks, KEY, CALL, threshold)
+    n = int(n_kept[0])
+    factor = scale or (x.size / n if n else 0.0)
+    _reference.apply_mask(expected.reshape(1, 1, -1), x.reshape(1, 1, -1), mask.reshape(1, -1), factor)
+    n_kept.fill(-1)
+    backend.drop_blocks(y, x, n_kept, blocks, KEY, CALL, threshold, scale)
+    assert n_kept[0] == n
+    np.testing.assert_array_equal(y, expected)
+    assert not np.signbit(y[~mask]).any()
 
 
 @pytest.mark.kinds
@@ -175,19 +195,25 @@ def test_kernels_make_the_masks_of_the_reference_whatever_the_shape(backend: Any
         ((1, 1, 1, 1, 1), (1, 1, 1)),
         ((5, 1, 1, 17, 1), (1, 1, 16)),
         ((4, 3, 5, 4, 2), (3, 2, 4)),
-        *(
-            []
-            if few
-            else [((300, 1, 8, 8, 1), (1, 7, 8)), ((40, 12, 7, 1, 33), (5, 3, 1)), ((2, 3, 90, 70, 1), (2, 9, 8))]
-        ),
+        *([] if few else LARGE),
     ]:
         for threshold in (1, 2**27, 2**32 - 1):
             assert mask_by(backend, shape, blocks, threshold) == mask_by(_reference, shape, blocks, threshold)
 
 
+@pytest.mark.kinds
+@pytest.mark.simulated
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.jit), "float16"])
+def test_what_is_dropped_is_what_the_mask_says_whatever_the_shape(backend: Any, dtype: str) -> None:
+    few = WITHOUT_JIT or backend.__name__ == "cuda_on_host"
+    for shape, blocks in [((1, 1, 1, 1, 1), (1, 1, 1)), ((5, 1, 7, 19, 1), (1, 3, 16)), *([] if few else LARGE)]:
+        for threshold, scale in ((2**22, None), (2**27, 1.5), (2**32 - 1, None)):
+            assert_drops(backend, normal(*shape, dtype=dtype), blocks, threshold, scale)
+
+
 @pytest.mark.jit
 @pytest.mark.same
-@pytest.mark.parametrize("piece", [100, 5000, 1 << 14])
+@pytest.mark.parametrize("piece", [100, 5000, 1 << 15])
 def test_any_number_of_workers_and_pieces_gives_the_mask_of_the_reference(
     monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
@@ -195,15 +221,40 @@ def test_any_number_of_workers_and_pieces_gives_the_mask_of_the_reference(
     from normdrop._cpu import drop_block
 
     monkeypatch.setattr(drop_block, "BLOCKS_PIECE", piece)
-    for shape, blocks in (
-        ((3, 40, 23, 26, 1), (2, 3, 4)),
-        ((350, 1, 14, 14, 1), (1, 7, 7)),
-        ((2, 300, 40, 1, 3), (5, 7, 1)),
-    ):
-        expected = mask_by(_reference, shape, blocks, 2**26, 2**40)
-        for n_workers in (1, 3, 64):
-            monkeypatch.setattr(drop_block, "workers", lambda size, n=n_workers: n)
-            assert mask_by(_cpu, shape, blocks, 2**26, 2**40) == expected
+    for shape, blocks in DIVIDED:
+        x = normal(*shape, dtype=np.float32)
+        for threshold in (2**22, 2**26):
+            expected = mask_by(_reference, shape, blocks, threshold, 2**40)
+            for n_workers in (1, 3, 64):
+                monkeypatch.setattr(drop_block, "workers", lambda size, n=n_workers: n)
+                assert mask_by(_cpu, shape, blocks, threshold, 2**40) == expected
+                assert_drops(_cpu, x, blocks, threshold)
+
+
+@pytest.mark.jit
+@pytest.mark.same
+@pytest.mark.parametrize("few", [0, 1 << 30], ids=["one by one", "by rows"])
+def test_seeds_are_placed_alike_one_by_one_and_by_rows(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    from normdrop import _cpu
+    from normdrop._cpu import drop_block
+
+    monkeypatch.setattr(drop_block, "_FEW", few)
+    for shape, blocks in [*DIVIDED, *LARGE]:
+        for threshold in (2**22, 2**28):
+            assert mask_by(_cpu, shape, blocks, threshold) == mask_by(_reference, shape, blocks, threshold)
+
+
+@pytest.mark.jit
+@pytest.mark.once
+@pytest.mark.parametrize("start", [0, 7])
+def test_a_large_array_drops_what_the_mask_says_wherever_it_begins(start: int) -> None:
+    from normdrop import _cpu
+
+    shape = (300, 1, 120, 123, 1)
+    memory = np.zeros(math.prod(shape) + start, np.float32)
+    x = memory[start:].reshape(shape)
+    x[...] = np.arange(x.size).reshape(shape) % 1021
+    assert_drops(_cpu, x, (1, 7, 7), 2**23, oracle=_cpu)
 
 
 LAYOUTS = {

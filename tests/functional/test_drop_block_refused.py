@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,11 +104,21 @@ def test_arrays_that_do_not_fit_are_refused_where_they_meet_a_launcher(things: A
     refused(things, lambda s: launch(s.mask, s.n[1:], (1, 2, 2), *law), ValueError, "n_kept does not fit")
     refused(things, lambda s: launch(s.mask, s.n, (1, 2, 6), *law), ValueError, "blocks")
     refused(things, lambda s: launch(s.mask, s.n, (0, 2, 2), *law), ValueError, "blocks")
+    things.a, things.b = np.ones((2, 1, 4, 5, 1)), np.ones((2, 1, 4, 5, 1))
+    drop = _backend.drop_blocks
+    refused(things, lambda s: drop(s.a[0], s.b[0], s.n, (1, 2, 2), *law, 2.0), ValueError, "x does not fit")
+    refused(things, lambda s: drop(s.a[:1], s.b, s.n, (1, 2, 2), *law, 2.0), ValueError, "y does not fit")
+    refused(things, lambda s: drop(s.a, s.b, s.n[1:], (1, 2, 2), *law, 2.0), ValueError, "n_kept does not fit")
+    refused(things, lambda s: drop(s.a, s.b, s.n, (1, 2, 6), *law, 2.0), ValueError, "blocks")
 
 
-def test_a_launcher_that_fails_gives_the_call_back(things: Any, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("return_mask", [False, True])
+def test_a_launcher_that_fails_gives_the_call_back(
+    things: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, return_mask: bool
+) -> None:
     def fail(*_: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(_backend, "keep_blocks", fail)
-    refused(things, lambda s: functional.drop_block(s.x, 0.5, 3, rng=s.rng), MemoryError, "no room")
+    monkeypatch.setattr(_backend, "keep_blocks" if return_mask else "drop_blocks", fail)
+    call = functools.partial(functional.drop_block, p=0.5, block_size=3, return_mask=return_mask)
+    refused(things, lambda s: call(s.x, rng=s.rng), MemoryError, "no room")

@@ -1,9 +1,12 @@
 """Masks that drop blocks: seeds are drawn by the mask law, then widened to blocks along one axis after another.
 
-A piece of the mask lies in a near cache, a bit for each element, set where a seed's block covers it. Along an axis whose
-neighbors are `stride` apart, an element is covered from there on if it is or the one `stride` before it is: because the
-last block - 1 places of each axis have no seeds, what lies before the first place of an axis is never covered, and all
-axes can be walked in flat memory, 64 elements at a step.
+A piece of the mask lies in a near cache, a bit for each element, set where a seed's block covers it. Along an axis
+whose neighbors are `stride` apart, an element is covered from there on if it is or the one `stride` before it is:
+because the last block - 1 places of each axis have no seeds, what lies before the first place of an axis is never
+covered, and all axes can be walked in flat memory, 64 elements at a step.
+
+A plan says how a mask is divided: (its shape, blocks, planes a of a task, bands of axis 1 into which each is divided,
+workers, words of each of a worker's three buffers, whether seeds are few, words of what a task keeps).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from numba import prange
 
 from normdrop._cpu.kernels.mask_law import PAIR, draw, kept
 from normdrop._cpu.kernels.mask_pieces import share
-from normdrop._cpu.kinds import Flag, Index, Memory, Shape
+from normdrop._cpu.kinds import Index, Memory, Shape
 from normdrop._cpu.lanes.bits import count_bits, first_bit, store_bits
 from normdrop._cpu.lanes.simd import LANES, apart
 from normdrop._cpu.toolchain.launch import helper, kernel, outlined
@@ -43,7 +46,7 @@ def _draw_seeds(to: Memory, first: Index, n_pairs: Index, law: Any) -> None:
 
 
 @helper
-def _word(bits: Memory, at: Index) -> Any:
+def word_from(bits: Memory, at: Index) -> Any:
     """64 bits, from bit `at` on."""
     w, r = np.uint64(at) // np.uint64(WORD), np.uint64(at) % np.uint64(WORD)
     return bits[w] >> r | bits[w + _ONE] << _ONE << (_LAST - r)
@@ -68,7 +71,7 @@ def _place_rows(to: Memory, seeds: Memory, at: Index, n_planes: Index, sides: Sh
             row = (a * n1 + i) * n2 * n3
             for _ in range(m2):
                 for k in range(0, m3, WORD):
-                    word = _word(seeds, at + k)
+                    word = word_from(seeds, at + k)
                     if k + WORD > m3:
                         word &= _ALL >> np.uint64(k + WORD - m3)
                     _set(to, row + k, word)
@@ -121,25 +124,6 @@ def _spread(to: Memory, source: Memory, shift: Index, n_words: Index) -> None:
         to[w] = source[w] | source[before] << left | source[before - _ONE] >> _ONE >> right
 
 
-@outlined
-def _finish(mask: Memory, begin: Index, n: Index, covered: Memory, at: Index) -> Any:
-    """mask[begin + i] = whether bit at + i is not set, for n elements; return for how many it is."""
-    apart()
-    n_kept = 0
-    whole = n - n % WORD
-    for i in range(0, whole, WORD):
-        word = _word(covered, at + i) ^ _ALL
-        n_kept += count_bits(word)
-        for k in range(0, WORD, LANES):
-            store_bits(mask, begin + i + k, np.uint16(word >> np.uint64(k) & np.uint64(2**LANES - 1)))
-    if whole < n:
-        word = (_word(covered, at + whole) ^ _ALL) & (_ALL >> np.uint64(whole + WORD - n))
-        n_kept += count_bits(word)
-        for k in range(n - whole):
-            mask[begin + whole + k] = word >> np.uint64(k) & _ONE != 0
-    return n_kept
-
-
 @helper
 def _widen(covered: Memory, other: Memory, n_words: Index, stride: Index, block: Index) -> Any:
     """Cover the block of each covered place along an axis; return the buffer that it is in then, and the other."""
@@ -152,45 +136,113 @@ def _widen(covered: Memory, other: Memory, n_words: Index, stride: Index, block:
     return covered, other
 
 
+@helper
+def _piece(plan: Memory, task: Index) -> Any:
+    """Where a task begins, (plane, row), and where it ends."""
+    n1, planes, n_bands = plan[1], plan[8], plan[9]
+    first, band = task // n_bands * planes, task % n_bands
+    return first, band * n1 // n_bands, min(first + planes, plan[0]), (band + 1) * n1 // n_bands
+
+
+@helper
+def elements_of(plan: Memory, task: Index) -> Any:
+    """First element of a task, and how many it has."""
+    first, start, end, stop = _piece(plan, task)
+    row = plan[2] * plan[3] * plan[4]
+    return (first * plan[1] + start) * row, ((end - first - 1) * plan[1] + stop - start) * row
+
+
+@helper
+def _cover(own: Memory, plan: Memory, task: Index, law: Any) -> Any:
+    """Bits that say which elements of a task are covered, in a worker's memory, and the place of the first.
+
+    All seeds are drawn whose blocks reach into the task; law = (two words of the key, call, threshold).
+    """
+    n_each = plan[11]
+    covered, other, seeds = own[:n_each], own[n_each : 2 * n_each], own[2 * n_each :]
+    n1, n2, n3, inner, b1, b2, b3 = plan[1], plan[2], plan[3], plan[4], plan[5], plan[6], plan[7]
+    m1, row, seed_row = n1 - b1 + 1, n2 * n3 * inner, (n2 - b2 + 1) * (n3 - b3 + 1) * inner
+    first, start, end, stop = _piece(plan, task)
+    seen, last = max(0, start - b1 + 1), min(stop, m1)
+    at = (first * m1 + seen) * seed_row
+    pair = at // PAIR
+    n_pairs = (((end - 1) * m1 + last) * seed_row + PAIR - 1) // PAIR - pair
+    _draw_seeds(seeds, pair, n_pairs, law)
+    n_words = ((end - first) * (stop - seen) * row + WORD - 1) // WORD
+    _clear(covered, n_words + 1)
+    sides, seed_sides = (stop - seen, n2, n3 * inner), (last - seen, n2 - b2 + 1, (n3 - b3 + 1) * inner)
+    if plan[12] != 0:
+        _place_each(covered, seeds, at - pair * PAIR, end - first, sides, seed_sides)
+    else:
+        _place_rows(covered, seeds, at - pair * PAIR, end - first, sides, seed_sides)
+    covered, other = _widen(covered, other, n_words, inner, b3)
+    covered, other = _widen(covered, other, n_words, n3 * inner, b2)
+    covered, other = _widen(covered, other, n_words, row, b1)
+    return covered, (start - seen) * row
+
+
+@outlined
+def _keep(mask: Memory, begin: Index, n: Index, covered: Memory, at: Index) -> Any:
+    """mask[begin + i] = whether bit at + i is not set, for n elements; return for how many it is."""
+    apart()
+    n_kept = 0
+    whole = n - n % WORD
+    for i in range(0, whole, WORD):
+        word = word_from(covered, at + i) ^ _ALL
+        n_kept += count_bits(word)
+        for k in range(0, WORD, LANES):
+            store_bits(mask, begin + i + k, np.uint16(word >> np.uint64(k) & np.uint64(2**LANES - 1)))
+    if whole < n:
+        word = (word_from(covered, at + whole) ^ _ALL) & (_ALL >> np.uint64(whole + WORD - n))
+        n_kept += count_bits(word)
+        for k in range(n - whole):
+            mask[begin + whole + k] = word >> np.uint64(k) & _ONE != 0
+    return n_kept
+
+
+@outlined
+def _keep_bits(bits: Memory, first: Index, n: Index, covered: Memory, at: Index) -> Any:
+    """The n bits from word `first` on = whether bit at + i is not set; return for how many it is."""
+    apart()
+    n_kept = 0
+    n_words = (n + WORD - 1) // WORD
+    for w in range(n_words):
+        word = word_from(covered, at + w * WORD) ^ _ALL
+        if w == n_words - 1:
+            word &= _ALL >> np.uint64(n_words * WORD - n)
+        bits[first + w] = word
+        n_kept += count_bits(word)
+    return n_kept
+
+
 @kernel("MLqnnnnb")
 def keep_blocks(
     mask: Memory, counts: Any, plan: Memory, key0: Any, key1: Any, call: Any, threshold: Any, work: Memory
 ) -> None:
     """mask[a, i, j, k, b] = whether no seed's block covers it, flat; counts[task, 0] = how many a task keeps.
 
-    plan = (shape of the mask, blocks, planes a of a task, bands of axis 1 into which each is divided, workers, words of
-    each of a worker's three buffers in `work`, whether seeds are few). Parallel over workers with tasks, each of which
-    draws all seeds whose blocks reach into it.
+    Parallel over workers with tasks; work: three buffers for each worker.
     """
-    n_workers, n_each = plan[10], plan[11]
+    n_workers, n_own = plan[10], 3 * plan[11]
     for worker in prange(n_workers):
-        outer, n1, n2, n3, inner = plan[0], plan[1], plan[2], plan[3], plan[4]
-        b1, b2, b3, planes, n_bands = plan[5], plan[6], plan[7], plan[8], plan[9]
-        m1, row, seed_row = n1 - b1 + 1, n2 * n3 * inner, (n2 - b2 + 1) * (n3 - b3 + 1) * inner
-        own = work[3 * worker * n_each : 3 * (worker + 1) * n_each]
-        seeds = own[2 * n_each :]
+        own = work[worker * n_own : (worker + 1) * n_own]
         first_task, end_task = share(worker, n_workers, counts.shape[0])
         for task in range(first_task, end_task):
-            covered, other = own[:n_each], own[n_each : 2 * n_each]
-            first = task // n_bands * planes
-            n_planes = min(planes, outer - first)
-            start, stop = task % n_bands * n1 // n_bands, (task % n_bands + 1) * n1 // n_bands
-            seen, last = max(0, start - b1 + 1), min(stop, m1)
-            at = (first * m1 + seen) * seed_row
-            end = ((first + n_planes - 1) * m1 + last) * seed_row
-            pair = at // PAIR
-            _draw_seeds(seeds, pair, (end + PAIR - 1) // PAIR - pair, (key0, key1, call, threshold))
-            n_words = (n_planes * (stop - seen) * row + WORD - 1) // WORD
-            _clear(covered, n_words + 1)
-            sides, seed_sides = (stop - seen, n2, n3 * inner), (last - seen, n2 - b2 + 1, (n3 - b3 + 1) * inner)
-            place = at - pair * PAIR
-            if plan[12] != 0:
-                _place_each(covered, seeds, place, n_planes, sides, seed_sides)
-            else:
-                _place_rows(covered, seeds, place, n_planes, sides, seed_sides)
-            covered, other = _widen(covered, other, n_words, inner, b3)
-            covered, other = _widen(covered, other, n_words, n3 * inner, b2)
-            covered, other = _widen(covered, other, n_words, row, b1)
-            begin = (first * n1 + start) * row
-            n_own = ((n_planes - 1) * n1 + stop - start) * row
-            counts[task, 0] = _finish(mask, begin, n_own, covered, (start - seen) * row)
+            covered, at = _cover(own, plan, task, (key0, key1, call, threshold))
+            begin, n = elements_of(plan, task)
+            counts[task, 0] = _keep(mask, begin, n, covered, at)
+
+
+@kernel("bLqnnnnb")
+def keep_block_bits(
+    bits: Memory, counts: Any, plan: Memory, key0: Any, key1: Any, call: Any, threshold: Any, work: Memory
+) -> None:
+    """As `keep_blocks`, with a bit for each element: those of a task begin with a word."""
+    n_workers, n_own = plan[10], 3 * plan[11]
+    for worker in prange(n_workers):
+        own = work[worker * n_own : (worker + 1) * n_own]
+        first_task, end_task = share(worker, n_workers, counts.shape[0])
+        for task in range(first_task, end_task):
+            covered, at = _cover(own, plan, task, (key0, key1, call, threshold))
+            _, n = elements_of(plan, task)
+            counts[task, 0] = _keep_bits(bits, task * plan[13], n, covered, at)

@@ -1,6 +1,7 @@
 """Sixteen decisions as the bits of a number, the first lowest: they choose among the lanes of a vector.
 
-Where no vector waits for them, 64 are a word. With the JIT off, each function is its plain twin, as in `normdrop._cpu.lanes.simd`.
+Where no vector waits for them, 64 are a word. With the JIT off, each function is its plain twin, as in
+`normdrop._cpu.lanes.simd`.
 """
 
 from __future__ import annotations

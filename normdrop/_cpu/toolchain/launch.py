@@ -80,8 +80,8 @@ class Kernel:
         One letter per argument. Arrays are C-contiguous: ``o`` flat output and ``i`` flat input of the kernel's dtype,
         ``O`` and ``I`` the same with three axes, ``w`` flat input of the parameters' dtype, ``d`` flat float64 and
         ``s`` flat float32 input, ``p`` and ``P`` float64 input and output with two axes, ``m`` and ``M`` flat boolean
-        input and output, ``h`` flat uint16, ``b`` flat uint64, ``q`` flat int64 input, ``L`` int64 output with two axes.
-        Scalars: ``n`` int64, ``f`` float64, ``t`` a tuple of three float64.
+        input and output, ``h`` flat uint16, ``b`` flat uint64, ``q`` flat int64 input, ``L`` int64 output with two
+        axes. Scalars: ``n`` int64, ``f`` float64, ``t`` a tuple of three float64.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: str) -> None:
