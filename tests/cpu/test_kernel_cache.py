@@ -116,8 +116,8 @@ def test_second_process_takes_the_kernel_from_the_cache(in_subprocess: Run, fill
 def test_every_kernel_can_be_cached() -> None:
     """Numba caches no code with an address of this process in it, and says so in a warning alone."""
     float32, relu = np.dtype(np.float32), Fusion(True, "before", "relu", True)
-    every = ("dropout", "channel_dropout", "sample_dropout", "batch_norm", "concrete_dropout", "drop_connect")
     every = ("dropout", "channel_dropout", "sample_dropout", "batch_norm", "concrete_dropout", "drop_block")
+    every += ("drop_connect",)
     compiled = [call() for call in compilations(every, [float32], (), parallel=False)]
     compiled += [input_gradients.row_gradient.compile(float32, parallel=False)]
     for kernel in (fused_planes.transform, fused_rows.transform):
