@@ -38,17 +38,6 @@ class ChannelDropout(_Dropout):
     params = [OPERATIONS, DTYPES, LAYOUTS, MAPS]
 
 
-class DropBlock(_Passes):
-    """Blocks of 7 × 7 of images at p = 0.1."""
-
-    params = [["forward", "backward"], DTYPES, ONE_LAYOUT, MAPS]
-    track_vs_numpy = None  # neither has such a pass
-    track_vs_torch = None
-
-    def _calls(self, side: Any, batch: Batch, name: str) -> Mapping[str, Call]:
-        return {"forward": side.blocked(batch, 0.1), "backward": side.blocked_backward(batch, 0.1)}
-
-
 class DropConnect(_Passes):
     """Connections of a dense layer with as many outputs as inputs, each sample with a mask of its own."""
 

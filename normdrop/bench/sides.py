@@ -84,16 +84,6 @@ class Normdrop(Relatives):
         dy, context = batch.dy, functional.drop_connect(batch.x, batch.weight, p=p, rng=0)[1]
         return lambda: functional.drop_connect_backward(dy, context)
 
-    def blocked(self, batch: Batch, p: float) -> Call:
-        """Prepare DropBlock in training, with blocks of 7 × 7; parameters and result as for `dropout`."""
-        x, out, stream = batch.x, self._out(batch), normdrop.MaskStream(0)
-        return lambda: functional.drop_block(x, p, 7, rng=stream, out=out)
-
-    def blocked_backward(self, batch: Batch, p: float) -> Call:
-        """Prepare the backward pass of `blocked`; parameters and result as for `dropout`."""
-        dy, out, context = batch.dy, self._out(batch), functional.drop_block(batch.x, p, 7, rng=0)[1]
-        return lambda: functional.drop_block_backward(dy, context, out=out)
-
     def batch_norm(self, batch: Batch) -> Call:
         """Prepare batch normalization in training.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from normdrop.layers import given_p
+from normdrop import _process
 from normdrop.layers.attributes import Option
 from normdrop.layers.base import Array, Layer
 from normdrop.random import check_stream
@@ -44,8 +44,8 @@ class Drawing(Layer):
         try:
             y, made = run()
             if counts:
-                given_p.count(own, 1)
-                n_counted = 1
+                with _process.updating:
+                    own["step"], n_counted = own["step"] + 1, 1
             if return_context:
                 return y, made
             self._keep(made, asked=asked)
@@ -53,7 +53,8 @@ class Drawing(Layer):
         except BaseException:
             self._passes.waiting = waiting
             if n_counted:
-                given_p.count(own, -n_counted)
+                with _process.updating:
+                    own["step"] -= n_counted
             if made is not None and moves:
                 stream.give_back(made.call)
             raise

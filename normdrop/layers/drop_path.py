@@ -31,10 +31,6 @@ class DropPath(Dropout):
         Probability of dropping the branch, from 0 to 1. The paper has it grow linearly over the blocks, from 0 at the
         input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``. An array of shape (N, 1, ..., 1) is one of each sample,
         and a callable is a schedule, as for `Dropout`.
-        Probability of dropping the branch, from 0 to 1; an array or a schedule is as for `Dropout`. The paper has it grow linearly over the blocks, from 0 at the
-        input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``.
-        Probability of dropping the branch, from 0 to 1; an array or a schedule is as for `Dropout`. The paper has it
-        grow linearly over the blocks, from 0 at the input to 0.5: ``np.linspace(0, 0.5, n_blocks + 1)[1:]``.
     mode : {"row", "batch"}, default "row"
         ``"row"``: each sample along axis 0 has a mask element of its own. ``"batch"``: all elements have the same, as
         in the paper.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overlo
 import numpy as np
 import numpy.typing as npt
 
-from normdrop import _checks, _process, _state, functional
+from normdrop import _checks, _state, functional
 from normdrop.functional._masking import SCALINGS, DropoutContext, Mask, Scaling
 from normdrop.functional._varied import realized
 from normdrop.layers import given_p
@@ -119,8 +119,6 @@ class Dropout(Drawing):
 
     p = Option[Any](given_p.taken, "Probability of dropping an element: a number, an array or a schedule.")
     step = Option(given_p.check_step, "Number of training passes under a schedule so far.")
-    stream = Option(check_stream, "Key and call number of the next mask.")
-    counting = Option(lambda value: _checks.flag(value, "counting"), "Whether training passes move a schedule on.")
     shared_axes = Fixed["tuple[int, ...]"]("Axes along which one mask element serves all.")
     scaling = Fixed[Scaling]('When the scale is applied: "inverted" or "original".')
 
@@ -230,27 +228,11 @@ class Dropout(Drawing):
                 mask=mask,
                 sample_ids=sample_ids,
                 out=out,
-            )
-            if x.size and own["_counts"] and given_p.is_schedule(own["p"]):
-                with _process.updating:
-                    own["step"], n_counted = own["step"] + 1, 1
-            if return_context:
-                return y, made
-            self._keep(made, asked=x.size > 0)
-            return y
-        except BaseException:
-            self._passes.waiting = waiting
-            if n_counted:
-                with _process.updating:
-                    own["step"] -= n_counted
-            if made is not None and stream is not None and x.size:
-                stream.give_back(made.call)
-            raise
             ),
             moves=mask is None and x.size > 0,
             asked=x.size > 0,
             return_context=return_context,
-            counts=x.size > 0 and own["counting"] and given_p.is_schedule(own["p"]),
+            counts=x.size > 0 and own["_counts"] and given_p.is_schedule(own["p"]),
         )
 
     if TYPE_CHECKING:

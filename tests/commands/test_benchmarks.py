@@ -67,7 +67,6 @@ def test_every_benchmark_runs():
     relatives = ["GaussianDropout", "GaussianNoise", "AlphaDropout", "FeatureAlphaDropout", "DropPath", "DropBlock2d"]
     fused |= {f"family.{owner}.{name}" for owner in relatives for name in passes if "numpy" not in name}
     fused |= {f"family.{owner}.{name}" for owner in ("ChannelsP", "ElementsP") for name in passes[:2]}
-    fused |= {f"dropout.{layer}.{name}" for layer in ("DropBlock", "DropConnect") for name in passes[:2]}
     assert ran | skipped == {f"{owner}.{name}" for owner in owners for name in passes} | fused | {
         "startup.timeraw_import",
         "startup.track_first_call_seconds",
