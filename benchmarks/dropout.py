@@ -1,4 +1,4 @@
-"""Dropout of elements in transformers, perceptrons and images, dropout of channels, of blocks and of connections."""
+"""Dropout of elements in transformers, perceptrons and images, dropout of channels, and of connections."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -11,14 +11,13 @@ import numpy.typing as npt
 from normdrop import _backend, _checks, _device
 from normdrop._passes import Pass
 from normdrop.functional._drop_block_rate import block_size_of, clamped, realized_p_of
-from normdrop.functional._masking import DropoutContext, Mask, apply
+from normdrop.functional._masking import ALL_DROPPED, DropoutContext, Mask, apply
 from normdrop.random import Key
 
 Array: TypeAlias = npt.NDArray[Any]
 BlockScaling: TypeAlias = Literal["counted", "expected"]
 
 BLOCK_SCALINGS = ("counted", "expected")
-_ALL = 1 << 32
 
 
 class DropBlockContext(NamedTuple):
@@ -92,7 +91,7 @@ def mask_of(context: DropBlockContext, x: Array) -> tuple[Mask, Array]:
     shape, threshold = context.mask_shape, context.threshold
     mask: Mask = _device.empty(shape, np.bool_, x)
     n_kept: Array = _device.empty((1,), np.int64, x)
-    if threshold in (0, _ALL) or not mask.size:
+    if threshold in (0, ALL_DROPPED) or not mask.size:
         mask.fill(threshold == 0)
         _device.assign(n_kept, np.array([mask.size if threshold == 0 else 0]))
         return mask, n_kept
@@ -116,7 +115,7 @@ def dropped(x: Array, context: DropBlockContext, out: Array | None, *, counted: 
     The mask is in no array of its own where x lies as the law counts it.
     """
     threshold = context.threshold
-    if threshold in (0, _ALL) or not x.size or context.shared_axes or not x.flags.c_contiguous:
+    if threshold in (0, ALL_DROPPED) or not x.size or context.shared_axes or not x.flags.c_contiguous:
         mask, n_kept = mask_of(context, x)
         context = counted_scale(context, n_kept) if counted else context
         return applied(x, context, mask, out), context
@@ -151,7 +150,7 @@ def check_context(context: DropBlockContext) -> None:
     wide = [axis for axis, block in enumerate(blocks) if block > 1] if fits else []
     if wide and (wide[-1] - wide[0] > 2 or any(wide[0] <= axis <= wide[-1] for axis in shared)):
         fits = False
-    if not fits or not 0 <= context.threshold <= _ALL:
+    if not fits or not 0 <= context.threshold <= ALL_DROPPED:
         raise ValueError(
             f"context.blocks must be sides of blocks in a map of shape {shape}, and threshold from 0 to 2**32; got "
             f"{blocks} and {context.threshold}. Pass the context as drop_block() returned it."

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from normdrop import _advice, _backend, _checks, _device, _layout, _pool
 from normdrop._connections import Connections
 from normdrop.functional._dense_layer import Arguments, arguments, dense, n_rows
-from normdrop.functional._masking import SCALINGS, Scaling, law_of
+from normdrop.functional._masking import ALL_DROPPED, SCALINGS, Scaling, law_of
 from normdrop.random import RNG, check_rng, with_call
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -18,7 +18,6 @@ Masks: TypeAlias = Literal["sample", "batch"]
 Gradients: TypeAlias = "tuple[Array, Array, Array | None]"
 
 MASKS = ("sample", "batch")
-ALL_DROPPED = 1 << 32  # T with which everything is dropped
 
 
 class DropConnectContext(NamedTuple):

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from normdrop import _checks
 from normdrop._connections import Connections
 from normdrop.functional._dense_layer import arguments
-from normdrop.functional._drop_connect import ALL_DROPPED, DropConnectContext, forward
-from normdrop.functional._masking import SCALINGS, Scaling, keep_prob_of, threshold_of
+from normdrop.functional._drop_connect import DropConnectContext, forward
+from normdrop.functional._masking import ALL_DROPPED, SCALINGS, Scaling, keep_prob_of, threshold_of
 
 Array: TypeAlias = npt.NDArray[Any]
 

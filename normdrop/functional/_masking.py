@@ -23,6 +23,7 @@ Scaling: TypeAlias = Literal["inverted", "original"]
 Affine: TypeAlias = tuple[float, float, float]
 
 SCALINGS = ("inverted", "original")
+ALL_DROPPED = 1 << 32  # T with which everything is dropped
 
 
 class DropoutContext(NamedTuple):
@@ -144,7 +145,7 @@ def inference_of(p: float | Vector, x: Array, original: bool) -> DropoutContext:
             return DropoutContext(x.shape, x.dtype, 0, 1.0, axes, varied=Varied(_varied.thresholds_of(p), False, False))
         p = p.item() if p.size == 1 else 0.0
     keep_prob = keep_prob_of(threshold_of(p))
-    threshold = 1 << 32 if original and keep_prob == 0 else 0
+    threshold = ALL_DROPPED if original and keep_prob == 0 else 0
     return DropoutContext(x.shape, x.dtype, threshold, keep_prob if original else 1.0)
 
 
@@ -158,7 +159,7 @@ def apply(x: Array, context: DropoutContext, out: Array | None, affine: Affine |
     threshold, scale = context.threshold, context.scale
     walk = Pass(x, out)
     layout = walk.layout
-    if x.size == 0 or (threshold == 1 << 32 and (context.mask is None or scale == 0.0)):
+    if x.size == 0 or (threshold == ALL_DROPPED and (context.mask is None or scale == 0.0)):
         return walk.filled(0 if affine is None else affine[2])
     drawn = context.mask is None and threshold > 0 and context.follows_x
     exchange = layout.exchange(x.shape) if drawn and not layout.is_c_order else None
@@ -224,7 +225,7 @@ def mask_of(context: DropoutContext, x: Array) -> Mask:
         thresholds = _varied.placed(np.broadcast_to(context.varied.thresholds, shape), x).reshape(by_key)
         keys = _varied.placed(_varied.keys_of(context.key, context.sample_ids), x)
         _backend.keep_varied(mask.reshape(by_key), thresholds, keys, context.call)
-    elif context.threshold in (0, 1 << 32):
+    elif context.threshold in (0, ALL_DROPPED):
         mask.fill(context.threshold == 0)
     elif context.sample_ids is not None:
         ids = _device.empty(context.sample_ids.shape, np.int64, x)

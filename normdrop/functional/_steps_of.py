@@ -12,7 +12,7 @@ from normdrop import _checks
 from normdrop._activations import ACTIVATIONS
 from normdrop._passes import Reading
 from normdrop._steps import Steps
-from normdrop.functional._masking import DropoutContext, fold, law_of, mask_of, shared_axes_of
+from normdrop.functional._masking import ALL_DROPPED, DropoutContext, fold, law_of, mask_of, shared_axes_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Activation: TypeAlias = "str | tuple[str, float]"
@@ -65,7 +65,7 @@ def steps_of(activation: tuple[str, float], context: DropoutContext, x: Array, w
     steps = Steps(*activation, scale=context.scale)
     if context.threshold == 0:
         return steps
-    if context.follows_x and walk.layout.is_c_order and context.threshold < 1 << 32:
+    if context.follows_x and walk.layout.is_c_order and context.threshold < ALL_DROPPED:
         return steps._replace(threshold=context.threshold, key=context.key, call=context.call)
     (_, n_shared, length), mask = fold(mask_of(context, x), x.shape, walk.layout)
     return steps._replace(mask=mask, fold=(n_shared, length))
